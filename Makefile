@@ -1,0 +1,44 @@
+# Each target sets up what it needs, in .venv. With uv, if it is there; plain pip does as well.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
+	&& { echo $$p; break; }; done)
+BIN := .venv/bin
+
+.PHONY: quickstart test check bench notebooks clean
+
+quickstart: .venv/ready
+	$(BIN)/discover quickstart
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest
+
+check: .venv/ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: .venv/ready-dev
+	$(BIN)/python -m benchmarks.throughput
+
+notebooks: .venv/ready-dev
+	@echo "There are no notebooks yet."
+
+clean:
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "discover needs Python 3.11, 3.12 or 3.13, and none is on the PATH ($$(python3 --version 2>&1)): \
+	install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
+
+.venv/ready: pyproject.toml .venv/bin/python
+	@echo "Installing into .venv (a minute or two the first time)."
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e .; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e .; fi
+	@touch $@
+
+.venv/ready-dev: pyproject.toml .venv/bin/python
+	@echo "Installing into .venv (a minute or two the first time)."
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; fi
+	@touch $@ .venv/ready

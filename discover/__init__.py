@@ -1,0 +1,60 @@
+"""Discover reinforcement-learning objectives: train with them, search for them, compare them.
+
+import discover
+result = discover.train("dpo", env="CartPole-v1", total_steps=500_000, num_seeds=8, seed=0)
+discover.meta_train(discover.recipes.lpo_minatar(), out="runs/lpo")  # call again: resumes
+discover.evaluate(["ppo", "dpo", "runs/lpo"], envs=["Breakout-MinAtar"], total_steps=1_000_000)
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from discover import parallel
+
+parallel.use_every_core()
+
+
+def _refuse_shadow() -> None:
+    """`envs` is a likely name for a user's own package, and theirs may come first on the path."""
+    spec = importlib.util.find_spec("envs")
+    found = Path(spec.origin) if spec and spec.origin else None
+    if found is not None and found.resolve().parents[1] == Path(__file__).resolve().parents[1]:
+        return
+    sentence = (
+        f"`import envs` finds {found or 'a folder without code'}, which is not the envs of this toolkit: rename yours, or run "
+        "from another directory."
+    )
+    if sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover":  # our own command line: no traceback
+        print(f"discover: {sentence}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(sentence)
+
+
+_refuse_shadow()
+
+from discover import plots, recipes  # noqa: E402
+from discover.agent import Agent, AgentConfig, Task  # noqa: E402
+from discover.evaluate import Comparison, evaluate  # noqa: E402
+from discover.evolution import EvolutionConfig  # noqa: E402
+from discover.recipes import Recipe  # noqa: E402
+from discover.run import meta_train  # noqa: E402
+from discover.setups import LossConfig, usual_setup  # noqa: E402
+from discover.train import TrainResult, train  # noqa: E402
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "Comparison",
+    "EvolutionConfig",
+    "LossConfig",
+    "Recipe",
+    "Task",
+    "TrainResult",
+    "evaluate",
+    "meta_train",
+    "plots",
+    "recipes",
+    "train",
+    "usual_setup",
+]

@@ -1,0 +1,303 @@
+"""The command line: `discover`, or `python -m discover`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import operator
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from discover.agent import AgentConfig
+from discover.names import unknown
+from discover.recipes import RECIPES, Recipe
+from discover.recipes import get as get_recipe
+from discover.setups import LossConfig, usual_setup
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train fresh agents with an objective, many seeds at once, and show how they learn.
+
+    Example: discover train --objective dpo --env CartPole-v1 --total-steps 500000 --num-seeds 8
+    """
+
+    objective: str = "ppo"  # a name (`discover list`), a .safetensors file, or the directory of a run
+    env: str = "CartPole-v1"  # a name (`discover list`); sets what --agent.* and --loss.* default to
+    total_steps: int = 500_000  # environment steps of each agent
+    num_seeds: int = 8  # agents
+    seed: int = 0
+    num_evals: int = 20  # points of the learning curve
+    chunk: int | None = None  # agents trained side by side on a device; None: all of its share
+    out: Path | None = None  # a directory for train.jsonl and curve.png
+    agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class MetaTrain:
+    """Search for an objective with evolution strategies. The same line again resumes, exactly.
+
+    Example: discover meta-train lpo_minatar --out runs/lpo --evolution.population 32
+    """
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path  # the run's own directory: checkpoints, metrics, objective.safetensors
+    wandb: bool = False  # also log to Weights & Biases
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train objectives side by side in the same environments with the same agents, and compare their returns.
+
+    Example: discover evaluate ppo dpo runs/lpo --envs Breakout-MinAtar Asterix-MinAtar --num-seeds 10
+    """
+
+    objectives: tyro.conf.Positional[tuple[str, ...]]  # names, files or directories of runs
+    envs: tuple[str, ...]  # names (`discover list`)
+    total_steps: int = 500_000  # environment steps of each agent
+    num_seeds: int = 10  # agents per objective and environment
+    seed: int = 0
+    out: Path | None = None  # a directory for evaluation.json and figures
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the objective of a run to a file that `learned_objectives.load` reads.
+
+    Example: discover export runs/lpo my_lpo.safetensors
+    """
+
+    run: tyro.conf.Positional[Path]  # the directory of a run
+    file: tyro.conf.Positional[Path]  # to write; must not exist
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a run: how its fitness moved, and the drift it found beside PPO's.
+
+    Example: discover plot runs/lpo
+    """
+
+    run: tyro.conf.Positional[Path]  # the directory of a run
+    out: Path | None = None  # where the figures go; default: the run's own directory
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Discover a drift in minutes, starting from none; compare it with PPO and with nothing; draw it."""
+
+    out: Path = Path("runs/quickstart")
+
+
+@dataclass(frozen=True)
+class List:
+    """What there is: objectives, environments and recipes."""
+
+
+def _list(_: List) -> None:
+    import envs
+    import learned_objectives as lo
+
+    print("objectives\n  " + "  ".join(lo.available()))
+    print("recipes")
+    for name, recipe in RECIPES.items():
+        print(f"  {name:<12} {(recipe.__doc__ or '').splitlines()[0]}")
+    print("environments")
+    groups: dict[str, list[str]] = {}
+    for name in envs.available():
+        groups.setdefault(name.split("/")[0] if "/" in name else name.rsplit("-", 1)[-1], []).append(name)
+    for names in groups.values():
+        print("  " + "  ".join(names))
+
+
+def _train(args: Train) -> None:
+    from discover.evaluate import iqm_interval
+    from discover.train import train
+
+    result = train(
+        args.objective,
+        args.env,
+        total_steps=args.total_steps,
+        num_seeds=args.num_seeds,
+        seed=args.seed,
+        num_evals=args.num_evals,
+        chunk=args.chunk,
+        agent=args.agent,
+        loss=args.loss,
+        out=args.out,
+        progress=_say,
+    )
+    final = result.returns[:, -1]
+    print(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
+    if args.out is not None:
+        print(f"wrote {args.out / 'train.jsonl'} and {args.out / 'curve.png'}")
+
+
+def _meta_train(args: MetaTrain) -> int:
+    from discover.run import meta_train
+
+    result = meta_train(args.recipe, args.out, wandb=args.wandb)
+    if result.stopped is None:
+        print(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
+        return 0
+    return 128 + result.stopped
+
+
+def _evaluate(args: Evaluate) -> None:
+    from discover.evaluate import evaluate
+
+    comparison = evaluate(
+        args.objectives,
+        args.envs,
+        total_steps=args.total_steps,
+        num_seeds=args.num_seeds,
+        seed=args.seed,
+        out=args.out,
+        progress=_say,
+    )
+    print(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
+    print(comparison.table())
+    if args.out is not None:
+        print(f"wrote {args.out / 'evaluation.json'} and a figure for each environment")
+
+
+def _export(args: Export) -> None:
+    import learned_objectives as lo
+
+    source = args.run / "objective.safetensors"
+    if not source.exists():
+        raise ValueError(f"{args.run} holds no objective.safetensors: give the directory of a run.")
+    if args.file.exists():
+        raise ValueError(f"{args.file} exists already: choose another name, or remove it.")
+    if not args.file.parent.is_dir():
+        raise ValueError(f"{args.file.parent} is not a directory: make it first.")
+    lo.save(lo.load(source), args.file, lo.record(source))
+    print(f'wrote {args.file}: learned_objectives.load("{args.file}")')
+
+
+def _plot(args: Plot) -> None:
+    from discover.quickstart import draw_run
+
+    for path in draw_run(args.run, args.out or args.run):
+        print(f"wrote {path}")
+
+
+def _quickstart(args: Quickstart) -> int:
+    from discover.quickstart import quickstart
+
+    return quickstart(args.out)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
+    "quickstart": (Quickstart, _quickstart),
+    "list": (List, _list),
+    "train": (Train, _train),
+    "meta-train": (MetaTrain, _meta_train),
+    "evaluate": (Evaluate, _evaluate),
+    "export": (Export, _export),
+    "plot": (Plot, _plot),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Exit status: 0, 2 for a mistake of the user's, 128 + n where signal n stopped a run."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(argv)
+    except BrokenPipeError:  # `discover list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        if "DISCOVER_DEBUG" in os.environ:
+            raise
+        print(f"discover: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except OverflowError as error:
+        print(f"discover: a number is too large ({_sentence(error)})", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("discover: interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    arguments, command = COMMANDS[name]
+    default, rest = _default(name, rest)
+    return command(_parse(arguments, name, rest, default)) or 0
+
+
+def _parse(arguments: type, name: str, rest: list[str], default: Any) -> Any:
+    """tyro's parser, with what it says about a mistake brought from a box of many lines to one."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(arguments, prog=f"discover {name}", args=rest, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:]]
+        lines = ["" if set(line) == {"-"} else line for line in lines]  # the box, where output is not UTF-8
+        sentence = " ".join(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines))).removesuffix(".")
+        raise ValueError(f"{sentence}. See `discover {name} --help`.") from None
+
+
+def _default(name: str, rest: list[str]) -> tuple[Any, list[str]]:
+    """What the flags start from, where that depends on other arguments: the recipe, or the environment's usual setup."""
+    if name == "meta-train" and rest and not rest[0].startswith("-"):
+        return MetaTrain(recipe=get_recipe(rest[0]), out=tyro.MISSING), rest[1:]
+    if name == "meta-train" and not {"-h", "--help"} & set(rest):
+        raise ValueError(f"meta-train needs a recipe first: one of {', '.join(RECIPES)}.")
+    if name == "meta-train":
+        return MetaTrain(recipe=Recipe(), out=tyro.MISSING), rest
+    if name == "train":
+        env = _peek(rest, "--env") or Train.env
+        setup = usual_setup(env)
+        return Train(env=env, agent=setup.agent, loss=setup.loss), rest
+    return None, rest
+
+
+def _peek(argv: list[str], flag: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word.startswith(f"{flag}="):
+            return word.split("=", 1)[1]
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _usage() -> str:
+    lines = ["usage: discover COMMAND ...", ""]
+    for name, (arguments, _) in COMMANDS.items():
+        lines.append(f"  {name:<11} {(arguments.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "`discover COMMAND --help` explains each."])
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}. Check the path and the space left on the disk."
+    return " ".join(str(error).split())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""One agent for every objective: init, update, train, evaluate. A life is `train`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from discover import rollout as ro
+from discover.networks import ACTIVATIONS, Networks, make_networks
+from learned_objectives import Objective, Outputs, Progress
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What every agent of a run has in common. Sizes are per agent."""
+
+    num_envs: int = 4  # B, environments stepped side by side
+    num_steps: int = 128  # T, steps per environment between updates
+    num_starts: int | None = None  # fresh starts per environment and rollout; None: as many as steps, or 1 if dear
+    num_epochs: int = 4  # passes over each rollout
+    num_minibatches: int = 4  # gradient steps per pass; must divide num_envs * num_steps
+    learning_rate: float = 2.5e-4  # of Adam
+    anneal: bool = True  # learning rate to zero, linearly over the life
+    max_grad_norm: float = 0.5  # global norm, of actor and critic together
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-5
+    hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
+    activation: Literal["tanh", "relu", "swish"] = "tanh"
+    network: Literal["auto", "mlp", "cnn"] = "auto"  # auto: a CNN where observations are images
+    normalise_obs: bool = False  # by their running mean and deviation
+    normalise_reward: bool = False  # by the running deviation of the discounted return
+
+    def __post_init__(self):
+        for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches"):
+            _require(
+                getattr(self, name) >= 1,
+                f"{name} must be at least 1, and is {getattr(self, name)}.",
+            )
+        for name in ("learning_rate", "max_grad_norm", "adam_eps"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f"{name} must be positive and finite, and is {value}.")
+        for name in ("adam_b1", "adam_b2"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), and is {getattr(self, name)}.")
+        _require(
+            self.num_starts is None or self.num_starts >= 1,
+            f"num_starts must be at least 1, or None, and is {self.num_starts}.",
+        )
+        _require(self.network in ("auto", "mlp", "cnn"), f"network must be auto, mlp or cnn, and is {self.network!r}.")
+        _require(
+            len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),
+            f"hidden must name at least one layer, each at least 1 wide, and is {self.hidden}.",
+        )
+        _require(
+            self.activation in ACTIVATIONS,
+            f"activation must be one of {', '.join(ACTIVATIONS)}, and is {self.activation!r}.",
+        )
+        _require(
+            self.steps_per_update % self.num_minibatches == 0,
+            f"num_minibatches must divide num_envs * num_steps = {self.steps_per_update}, and {self.num_minibatches} "
+            "does not.",
+        )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps in one rollout."""
+        return self.num_envs * self.num_steps
+
+    def num_updates(self, total_steps: int) -> int:
+        """Whole rollouts in a life of `total_steps` environment steps."""
+        _require(
+            total_steps >= self.steps_per_update,
+            f"total_steps must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
+            f"{self.steps_per_update} environment steps, and is {total_steps}.",
+        )
+        _require(
+            total_steps // self.steps_per_update < 2**31,
+            f"total_steps must hold fewer than 2^31 rollouts of {self.steps_per_update} environment steps, and is {total_steps}.",
+        )
+        return total_steps // self.steps_per_update
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)
+
+
+class Task(struct.PyTreeNode):
+    """What one life is about. Arrays only, so that tasks vmap."""
+
+    env_params: PyTree  # the level
+    lifetime: jax.Array  # f32[], environment steps; the agent does not change after it
+    learning_rate: jax.Array  # f32[]
+
+
+class AgentState(struct.PyTreeNode):
+    """Everything an agent carries from one update to the next. Arrays only."""
+
+    params: PyTree
+    opt_state: PyTree
+    env: ro.EnvCarry
+    key: jax.Array  # of the whole life; update k uses fold_in(key, k)
+    num_updates: jax.Array  # i32[]
+
+
+def stretches(num_updates: int, num_evals: int) -> np.ndarray:
+    """i32[num_evals + 1]: where to cut a life into near-equal stretches, in updates."""
+    return (np.arange(num_evals + 1, dtype=np.int64) * num_updates // num_evals).astype(np.int32)
+
+
+def diverged(state: AgentState) -> jax.Array:
+    """bool[]: whether any parameter is NaN or infinite. Such an agent still acts, and may even be rewarded."""
+    return ~jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
+
+
+def permutations(key: jax.Array, count: int, size: int) -> jax.Array:
+    """i32[count, size]: independent random orders of range(size).
+
+    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
+    bits are left; equal ones, rare, keep their order.
+    """
+    index_bits = max(size - 1, 1).bit_length()
+    if index_bits > 16:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda k: jax.random.permutation(k, size))(keys)
+    mask = jnp.uint32(2**index_bits - 1)
+    words = (jax.random.bits(key, (count, size)) & ~mask) | jnp.arange(size, dtype=jnp.uint32)
+    return (jnp.sort(words, axis=-1) & mask).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Rollouts, then epochs of minibatches on an objective, with Adam.
+
+    Pure and hashable: agents of one environment and one configuration are equal, and share their compiled programs.
+    """
+
+    env: Any  # of the gymnax 1.0 interface
+    config: AgentConfig
+    critic_width: int = 1
+
+    @cached_property
+    def networks(self) -> Networks:
+        params = self.env.default_params
+        return make_networks(
+            self.env.observation_space(params),
+            self.env.action_space(params),
+            hidden=self.config.hidden,
+            activation=self.config.activation,
+            kind=self.config.network,
+            critic_width=self.critic_width,
+        )
+
+    @property
+    def num_starts(self) -> int:
+        """Fresh starts per environment and rollout."""
+        dear = getattr(self.env, "dear_resets", False)
+        return self.config.num_starts or (1 if dear else self.config.num_steps)
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The direction of a step; its length, the learning rate, is the task's."""
+        c = self.config
+        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps)
+
+    def task(self, env_params: PyTree, total_steps: int) -> Task:
+        """A life of as many whole rollouts as `total_steps` holds."""
+        lifetime = self.config.num_updates(total_steps) * self.config.steps_per_update
+        return Task(env_params, jnp.float32(lifetime), jnp.float32(self.config.learning_rate))
+
+    def init(self, task: Task, key: jax.Array) -> AgentState:
+        params_key, env_key, life_key = jax.random.split(key, 3)
+        params = self.networks.init(params_key)
+        env = ro.start(
+            self.env,
+            task.env_params,
+            env_key,
+            num_envs=self.config.num_envs,
+            normalise_obs=self.config.normalise_obs,
+            normalise_reward=self.config.normalise_reward,
+        )
+        return AgentState(params, self.optimizer.init(params), env, life_key, jnp.int32(0))
+
+    def progress(self, task: Task, state: AgentState) -> Progress:
+        steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
+        return Progress(steps, task.lifetime)
+
+    def update(self, objective: Objective, task: Task, state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
+        """One rollout and the learning from it. After its lifetime an agent is returned as it came."""
+        progress = self.progress(task, state)
+        *rollout_keys, batch_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates), 4)
+        env, rollout = ro.rollout(
+            self.env,
+            task.env_params,
+            self.networks,
+            state.params,
+            state.env,
+            rollout_keys,
+            num_steps=self.config.num_steps,
+            num_starts=self.num_starts,
+            discount=getattr(objective, "gamma", 0.99),
+        )
+        targets = objective.targets(rollout, progress)
+        seen = rollout._replace(obs=ro.see(env, rollout.obs))
+        rate = task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
+        params, opt_state, metrics = self._learn(objective, progress, state, (seen, targets), rate, batch_key)
+        after = AgentState(params, opt_state, ro.absorb(env, rollout.obs), state.key, state.num_updates + 1)
+        alive = progress.step < task.lifetime
+        return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state), metrics
+
+    def _learn(self, objective, progress, state: AgentState, experience, rate, key):
+        """Epochs of minibatches: (params, opt_state, metrics of every gradient step)."""
+        c = self.config
+        size = c.steps_per_update
+        flat = jax.tree.map(lambda x: x.reshape((size, *x.shape[2:])), experience)
+
+        def gradient_step(carry, index):
+            params, opt_state = carry
+            batch = flat if index is None else jax.tree.map(lambda x: x[index], flat)
+            grads, metrics = jax.grad(self._loss, has_aux=True)(params, objective, batch, progress)
+            # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
+            # keeps the result the same whatever the number of devices.
+            shrink = jnp.minimum(1.0, c.max_grad_norm / (optax.tree.norm(grads) + 1e-12))
+            grads = jax.tree.map(lambda g: g * shrink, grads)
+            direction, opt_state = self.optimizer.update(grads, opt_state, params)
+            params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+            return (params, opt_state), metrics
+
+        order = None  # where every minibatch is the whole rollout, there is nothing to shuffle
+        if c.num_minibatches > 1:
+            order = permutations(key, c.num_epochs, size).reshape(c.num_epochs * c.num_minibatches, -1)
+        (params, opt_state), metrics = jax.lax.scan(
+            gradient_step,
+            (state.params, state.opt_state),
+            order,
+            length=c.num_epochs * c.num_minibatches,
+        )
+        return params, opt_state, metrics
+
+    def _loss(self, params, objective: Objective, batch, progress: Progress):
+        rollout, targets = batch
+        policy = self.networks.actor(params, rollout.obs)
+        critic = self.networks.critic(params, rollout.obs)
+        outputs = Outputs(policy.log_prob(rollout.action), policy.entropy(), critic)
+        return objective.loss(outputs, rollout, targets, progress)
+
+    def train(
+        self,
+        objective: Objective,
+        task: Task,
+        key: jax.Array,
+        *,
+        num_updates: int,
+        num_evals: int = 1,
+    ) -> tuple[AgentState, jax.Array]:
+        """A whole life: (objective, task, key) -> trained agent, and its returns as it learned.
+
+        Returns:
+          The last state, and f32[num_evals]: the mean undiscounted return of the training episodes that ended within each of
+          `num_evals` equal stretches of the life (see `Episodes.mean_return` for a stretch in which none did).
+        """
+        stops = stretches(num_updates, num_evals)
+
+        def live(state: AgentState, bounds):
+            return self.stretch(objective, task, state, *bounds)
+
+        return jax.lax.scan(live, self.init(task, key), (stops[:-1], stops[1:]))
+
+    def stretch(
+        self, objective: Objective, task: Task, state: AgentState, first: jax.Array, stop: jax.Array
+    ) -> tuple[AgentState, jax.Array]:
+        """Updates `first` to `stop` of a life, and the mean return of the episodes that ended in them."""
+        state = state.replace(env=state.env.replace(episodes=state.env.episodes.forget()))
+        state = jax.lax.fori_loop(first, stop, lambda _, s: self.update(objective, task, s)[0], state)
+        return state, state.env.episodes.mean_return()
+
+    def evaluate(
+        self,
+        task: Task,
+        state: AgentState,
+        key: jax.Array,
+        *,
+        num_episodes: int,
+        greedy: bool = False,
+    ) -> jax.Array:
+        """f32[num_episodes]: undiscounted returns of fresh episodes, one per environment, each to its own end."""
+        reset_key, step_key = jax.random.split(key)
+        keys = jax.random.split(reset_key, num_episodes)
+        obs, env_state = jax.vmap(self.env.reset, in_axes=(0, None))(keys, task.env_params)
+        zeros = jnp.zeros(num_episodes)
+
+        def step(carry):
+            i, obs, env_state, playing, total = carry
+            act_key, env_key = jax.random.split(jax.random.fold_in(step_key, i))
+            policy = self.networks.actor(state.params, ro.see(state.env, obs))
+            noise = self.networks.noise(act_key, (num_episodes,))
+            action = self.networks.to_env(policy.mode() if greedy else policy.sample(noise))
+            obs, env_state, reward, terminated, truncated, _ = jax.vmap(self.env.step, in_axes=(0, 0, 0, None))(
+                jax.random.split(env_key, num_episodes), env_state, action, task.env_params
+            )
+            total = total + jnp.where(playing, reward, 0.0)
+            return i + 1, obs, env_state, playing & ~(terminated | truncated), total
+
+        carry = (jnp.int32(0), obs, env_state, zeros == 0, zeros)
+        return jax.lax.while_loop(lambda c: c[3].any(), step, carry)[-1]

@@ -1,0 +1,221 @@
+"""Actor and critic by observation rank, and the two heads a policy can have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "swish": nn.swish,
+}
+
+
+def gain(scale: float) -> Callable[..., jax.Array]:
+    """An initialiser that only says how long a layer's matrix shall be; `orthogonalise` gives it a direction."""
+    return nn.initializers.constant(scale)
+
+
+def orthogonalise(params: Any, key: jax.Array) -> Any:
+    """Every matrix of gains becomes that gain times a random orthogonal matrix; vectors stay as they are.
+
+    One draw for all of them: each draw of its own would cost the compiler as much as a layer does.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    sizes = [leaf.size if leaf.ndim >= 2 else 0 for leaf in leaves]
+    noise = jnp.split(jax.random.normal(key, (sum(sizes),)), list(itertools.accumulate(sizes))[:-1])
+    matrices = [
+        leaf * polar(x.reshape(-1, leaf.shape[-1])).reshape(leaf.shape) if leaf.ndim >= 2 else leaf
+        for leaf, x in zip(leaves, noise, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, matrices)
+
+
+def polar(x: jax.Array) -> jax.Array:
+    """The orthogonal polar factor of a matrix, by products alone: Haar-distributed if the matrix is Gaussian.
+
+    Newton-Schulz, X <- X (3 I - X^T X) / 2, takes every singular value to 1. Products cannot hang, while several QR
+    factorisations batched over agents in one program deadlock XLA's two-thread CPU pool on jax 0.10.
+    """
+    tall = x if x.shape[0] >= x.shape[1] else x.T
+    tall = tall / jnp.linalg.norm(tall)  # Frobenius, so that every singular value is in (0, 1]
+    # The smallest of n singular values is near n^-1.5 after the division, and grows by 3/2 a step until it is near 1.
+    tall = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), tall)
+    return tall if x.shape[0] >= x.shape[1] else tall.T
+
+
+class Torso(nn.Module):
+    """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, with one convolution before them for images."""
+
+    hidden: tuple[int, ...]
+    activation: str
+    image: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        act = ACTIVATIONS[self.activation]
+        if self.image:
+            x = act(nn.Conv(16, (3, 3), kernel_init=gain(2**0.5))(x))
+            x = x.reshape((*x.shape[:-3], -1))
+        for width in self.hidden:
+            x = act(nn.Dense(width, kernel_init=gain(2**0.5))(x))
+        return x
+
+
+class Critic(nn.Module):
+    """f32[..., observation] -> f32[..., M]."""
+
+    torso: Torso
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.width, kernel_init=gain(1.0))(self.torso(x))
+
+
+class Categorical(NamedTuple):
+    """A policy over `A` actions. One action is i32[]."""
+
+    log_probs: jax.Array  # f32[..., A], normalised
+
+    @staticmethod
+    def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
+        """What `sample` needs, f32[*shape, A], drawn for a whole rollout at once."""
+        return jax.random.gumbel(key, (*shape, size))
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        return jnp.argmax(self.log_probs + noise, axis=-1)
+
+    def mode(self) -> jax.Array:
+        return jnp.argmax(self.log_probs, axis=-1)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        # A one-hot sum, not a gather: its gradient is a product too, where a gather's is a slow scatter.
+        chosen = jax.nn.one_hot(action, self.log_probs.shape[-1], dtype=self.log_probs.dtype)
+        return (self.log_probs * chosen).sum(-1)
+
+    def entropy(self) -> jax.Array:
+        return -(jnp.exp(self.log_probs) * self.log_probs).sum(-1)
+
+
+class Gaussian(NamedTuple):
+    """A policy over R^A with independent coordinates. One action is f32[A], before any clipping to the space's bounds."""
+
+    mean: jax.Array  # f32[..., A]
+    log_std: jax.Array  # f32[A]
+
+    @staticmethod
+    def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
+        return jax.random.normal(key, (*shape, size))
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> jax.Array:
+        return self.mean
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return (-0.5 * z**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> jax.Array:
+        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+        return jnp.broadcast_to(entropy, self.mean.shape[:-1])
+
+
+class CategoricalActor(nn.Module):
+    torso: Torso
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Categorical:
+        logits = nn.Dense(self.size, kernel_init=gain(0.01))(self.torso(x))
+        return Categorical(jax.nn.log_softmax(logits))
+
+
+class GaussianActor(nn.Module):
+    torso: Torso
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Gaussian:
+        mean = nn.Dense(self.size, kernel_init=gain(0.01))(self.torso(x))
+        return Gaussian(mean, self.param("log_std", nn.initializers.zeros, (self.size,)))
+
+
+class Networks(NamedTuple):
+    """A separate actor and critic for one environment: pure functions of (parameters, observation)."""
+
+    init: Callable[[jax.Array], Any]  # key -> {"actor": ..., "critic": ...}
+    actor: Callable[[Any, jax.Array], Categorical | Gaussian]
+    critic: Callable[[Any, jax.Array], jax.Array]
+    noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # (key, shape) -> what a sample needs
+    to_env: Callable[[jax.Array], jax.Array]  # the policy's action -> the environment's
+
+
+def make_networks(
+    observation_space: Any,
+    action_space: Any,
+    *,
+    hidden: tuple[int, ...],
+    activation: str,
+    kind: str,
+    critic_width: int,
+) -> Networks:
+    """Networks for these spaces. `kind`: "mlp", "cnn", or "auto", a CNN where an observation is [height, width, channels].
+
+    Raises ValueError with a sentence for a space that no head serves.
+    """
+    shape = tuple(observation_space.shape)
+    if kind == "cnn" and len(shape) != 3:
+        raise ValueError(
+            f"A CNN needs observations [height, width, channels], and these have shape {shape}: use 'mlp'."
+        )
+    image = kind == "cnn" or (kind == "auto" and len(shape) == 3)
+    size, actor_type, head, to_env = _head(action_space)
+    actor = actor_type(Torso(hidden, activation, image), size)
+    critic = Critic(Torso(hidden, activation, image), critic_width)
+
+    def prepare(obs: jax.Array) -> jax.Array:
+        return obs if image else obs.reshape((*obs.shape[: obs.ndim - len(shape)], -1))
+
+    def init(key: jax.Array) -> Any:
+        obs = prepare(jnp.zeros(shape))
+        gains = {"actor": actor.init(key, obs), "critic": critic.init(key, obs)}
+        return orthogonalise(gains, key)
+
+    return Networks(
+        init=init,
+        actor=lambda params, obs: actor.apply(params["actor"], prepare(obs)),
+        critic=lambda params, obs: critic.apply(params["critic"], prepare(obs)),
+        noise=lambda key, shape: head.noise(key, shape, size),
+        to_env=to_env,
+    )
+
+
+def _head(space: Any):
+    """(number of outputs, actor, distribution, map to the environment's action) for an action space."""
+    if isinstance(space, spaces.Discrete):
+        return space.n, CategoricalActor, Categorical, lambda action: action
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space.shape[0], GaussianActor, Gaussian, _rescale(space)
+    raise ValueError(f"Agents act in a Discrete space or in a Box of rank 1, and this environment has {space}.")
+
+
+def _rescale(space: spaces.Box) -> Callable[[jax.Array], jax.Array]:
+    """Clip to [-1, 1] and stretch to the bounds, where the space has any."""
+    low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
+    bounded = jnp.isfinite(low) & jnp.isfinite(high)
+    centre, half = (
+        jnp.where(bounded, (low + high) / 2, 0.0),
+        jnp.where(bounded, (high - low) / 2, 1.0),
+    )
+    return lambda action: jnp.where(bounded, centre + half * jnp.clip(action, -1.0, 1.0), action)

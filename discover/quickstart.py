@@ -1,0 +1,79 @@
+"""The first five minutes: discover a drift from nothing, compare it, draw it, import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import learned_objectives as lo
+from discover import plots, recipes
+from discover.evaluate import Comparison, evaluate, write
+from discover.run import meta_train
+from discover.store import open_run, read_rows
+from discover.train import resolve_objective
+
+UNSEEN = "Acrobot-v1"
+SEEDS = 16
+
+
+def quickstart(out: Path) -> int:
+    """Run it all; returns the exit status. Run again, it goes on where it stopped."""
+    recipe = recipes.quickstart()
+    with open_run(out, recipe):  # refused before a word is said
+        pass
+    print(f"1. Discover a drift on {' and '.join(recipe.envs)}, starting from no drift at all.\n")
+    result = meta_train(recipe, out)
+    if result.stopped is not None:
+        return 128 + result.stopped
+    print(f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n")
+    comparison = compare(recipe, result.out)
+    print("\nIQM of the final return over seeds, with its 95% bootstrap interval")
+    print(comparison.table())
+    figures = [
+        *draw_run(out, out),
+        *(out / f"{env.replace('/', '_')}.png" for env in comparison.results),
+    ]
+    print("\n3. See it: " + ", ".join(str(path) for path in figures))
+    print("\n4. Use it in your own agent:\n")
+    print(f'   import learned_objectives as lo; drift = lo.load("{result.out / "objective.safetensors"}")')
+    print("   policy_loss = -drift.surrogate(log_ratio, advantage).mean()")
+    return 0
+
+
+def compare(recipe: recipes.Recipe, out: Path) -> Comparison:
+    """Nothing, PPO and what was found, on keys the search never used; written into `out`."""
+    comparison = evaluate(
+        ["a2c", "ppo", str(out)],
+        [*recipe.envs, UNSEEN],
+        total_steps=recipe.total_steps,
+        num_seeds=SEEDS,
+        seed=recipe.seed + 1000,
+        agent=recipe.agent,
+        loss=recipe.loss,
+        progress=lambda line: print(line, flush=True),
+    )
+    names = {"a2c": "no drift", "ppo": "PPO", str(out): "discovered"}
+    named = Comparison({env: {names[k]: v for k, v in results.items()} for env, results in comparison.results.items()})
+    write(out, named)
+    return named
+
+
+def draw_run(run: Path, out: Path) -> list[Path]:
+    """Figures of a run: its search, and the drift it found between PPO's and DPO's. Returns their paths."""
+    rows = read_rows(run / "metrics.jsonl")
+    source = run / "objective.safetensors"
+    if not any("evaluation" in row for row in rows) or not source.exists():
+        raise ValueError(f"{run} holds no run with an evaluated objective: give the directory of one.")
+    out.mkdir(parents=True, exist_ok=True)
+    drifts: Mapping[str, lo.Drift] = {
+        "PPO": lo.Clip(),
+        "DPO": lo.DPO(),
+        "discovered": resolve_objective(run).drift,
+    }
+    figures = {
+        "search.png": plots.search_curve(rows),
+        "drift.png": plots.drift_landscape(drifts, fractions=(0.0, 0.5, 1.0)),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=150)
+    return [out / name for name in figures]

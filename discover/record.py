@@ -1,0 +1,125 @@
+"""What a run leaves to be read: where an objective came from, and its numbers for people and for TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import platform
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from discover.recipes import Recipe
+
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """How an objective was made. No times of day, so that a resumed run exports the very same file."""
+    packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "evosax", "numpy", "discover-rl")
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": recipe.seed,
+        "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit this code is at, if it is a checkout; marked when there are changes on top."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        ours = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False
+        )
+        if ours.returncode != 0:  # installed into somebody else's checkout, or into none
+            return None
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def number(x: Any) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return round(float(x), 6) if math.isfinite(x) else None
+
+
+def mean_return(returns: list[float | None]) -> float | None:
+    """Over lives; None if any diverged."""
+    known = [r for r in returns if r is not None]
+    return sum(known) / len(known) if known and len(known) == len(returns) else None
+
+
+def show(value: float | None) -> str:
+    return "none" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+class Writers:
+    """TensorBoard always; Weights & Biases if asked for."""
+
+    def __init__(self, path: Path, recipe: Recipe, wandb: bool):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        # Not a SummaryWriter: where the disk is full its thread dies, and then its queue blocks for ever.
+        path.mkdir(parents=True, exist_ok=True)
+        self._board = EventsWriter(str(path / "events"))
+        self._wandb = start_wandb(recipe) if wandb else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        scalars = {
+            name: row[name]
+            for name in ("mean_norm", "sigma", "diverged", "steps_per_second")
+            if row.get(name) is not None
+        }
+        for env, values in row.get("fitness", {}).items():
+            scalars |= {f"fitness/{env}/{k}": v for k, v in values.items() if v is not None}
+        for env, returns in row.get("evaluation", {}).items():
+            if (mean := mean_return(returns)) is not None:
+                scalars[f"evaluation/{env}"] = mean
+        for name, value in scalars.items():
+            event = Event(wall_time=time.time(), step=row["generation"], summary=scalar(name, value))
+            self._board.write_event(event)
+        self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=row["generation"])
+
+    def close(self) -> None:
+        with suppress(OSError):  # of a full disk: the run has said so
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def import_wandb() -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("wandb is not installed: `pip install wandb`, or leave --wandb out.") from None
+    return wandb
+
+
+def start_wandb(recipe: Recipe) -> Any:
+    wandb = import_wandb()
+    return wandb.init(project="discover", name=recipe.name, config=dataclasses.asdict(recipe))

@@ -1,0 +1,207 @@
+"""T steps of B environments, and the running statistics that go with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from discover.networks import Networks
+from learned_objectives import Rollout
+
+PyTree = Any
+
+
+class RunningStats(struct.PyTreeNode):
+    """Mean and variance of everything seen so far (Chan et al. 1979, merged a rollout at a time)."""
+
+    mean: jax.Array  # f32[...]
+    var: jax.Array  # f32[...]
+    count: jax.Array  # f32[]
+
+    @classmethod
+    def create(cls, shape: tuple[int, ...]) -> RunningStats:
+        return cls(jnp.zeros(shape), jnp.ones(shape), jnp.float32(1e-4))
+
+    def update(self, x: jax.Array) -> RunningStats:
+        """With x f32[T, B, ...]."""
+        count = float(x.shape[0] * x.shape[1])
+        mean, var = x.mean((0, 1)), x.var((0, 1))
+        total = self.count + count
+        delta = mean - self.mean
+        spread = self.var * self.count + var * count + delta**2 * self.count * count / total
+        return RunningStats(self.mean + delta * count / total, spread / total, total)
+
+    def normalise(self, x: jax.Array) -> jax.Array:
+        return jnp.clip((x - self.mean) / jnp.sqrt(self.var + 1e-8), -10.0, 10.0)
+
+
+class Episodes(struct.PyTreeNode):
+    """Undiscounted returns of the episodes in play and of those that ended."""
+
+    running: jax.Array  # f32[B], return so far of the episode in play
+    last: jax.Array  # f32[B], return of the last finished episode
+    finished: jax.Array  # bool[B], whether there is a last one
+    total: jax.Array  # f32[], sum of the returns of episodes that ended since `forget`
+    count: jax.Array  # f32[], how many those are
+
+    @classmethod
+    def create(cls, num_envs: int) -> Episodes:
+        zeros = jnp.zeros(num_envs)
+        return cls(zeros, zeros, zeros > 0, jnp.float32(0), jnp.float32(0))
+
+    def step(self, reward: jax.Array, done: jax.Array) -> Episodes:
+        running = self.running + reward
+        return Episodes(
+            running=jnp.where(done, 0.0, running),
+            last=jnp.where(done, running, self.last),
+            finished=self.finished | done,
+            total=self.total + jnp.where(done, running, 0.0).sum(),
+            count=self.count + done.sum(),
+        )
+
+    def forget(self) -> Episodes:
+        return self.replace(total=jnp.float32(0), count=jnp.float32(0))
+
+    def mean_return(self) -> jax.Array:
+        """f32[]: the mean over episodes that ended since `forget`; if none did, over each environment's last one; NaN if no
+        episode has ever ended."""
+        known = self.finished.sum()
+        last = jnp.where(self.finished, self.last, 0.0).sum() / jnp.maximum(known, 1)
+        last = jnp.where(known > 0, last, jnp.nan)
+        return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1), last)
+
+
+class EnvCarry(struct.PyTreeNode):
+    """What lives on between rollouts."""
+
+    state: PyTree  # [B, ...]
+    obs: jax.Array  # f32[B, ...], raw
+    episodes: Episodes
+    obs_stats: RunningStats | None  # None: observations are used as they come
+    return_stats: RunningStats | None  # of the discounted return; None: rewards are used as they come
+    discounted: jax.Array | None  # f32[B], the discounted return that `return_stats` is about
+
+
+def see(carry: EnvCarry, obs: jax.Array) -> jax.Array:
+    """The observation as the networks see it."""
+    return obs if carry.obs_stats is None else carry.obs_stats.normalise(obs)
+
+
+def start(
+    env: Any,
+    env_params: PyTree,
+    key: jax.Array,
+    *,
+    num_envs: int,
+    normalise_obs: bool,
+    normalise_reward: bool,
+) -> EnvCarry:
+    obs, state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key, num_envs), env_params)
+    return EnvCarry(
+        state=state,
+        obs=obs,
+        episodes=Episodes.create(num_envs),
+        obs_stats=RunningStats.create(obs.shape[1:]) if normalise_obs else None,
+        return_stats=RunningStats.create(()) if normalise_reward else None,
+        discounted=jnp.zeros(num_envs) if normalise_reward else None,
+    )
+
+
+def rollout(
+    env: Any,
+    env_params: PyTree,
+    networks: Networks,
+    params: PyTree,
+    carry: EnvCarry,
+    keys: jax.Array,
+    *,
+    num_steps: int,
+    num_starts: int,
+    discount: float,
+) -> tuple[EnvCarry, Rollout]:
+    """Act for T steps in B environments, which reset themselves.
+
+    Each environment gets `num_starts` fresh starts, drawn before the first step: all at once, which is far cheaper than one
+    a step, most of them thrown away. One that ends more episodes than that begins again at its first start.
+
+    The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
+    that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
+    environments, the policy and the starts.
+    """
+    num_envs = carry.obs.shape[0]
+    env_key, noise_key, start_key = keys
+    keys = jax.random.split(env_key, (num_steps, num_envs))
+    noise = networks.noise(noise_key, (num_steps, num_envs))
+    starts = jax.vmap(jax.vmap(env.reset_env, in_axes=(0, None)), in_axes=(0, None))(
+        jax.random.split(start_key, (num_envs, num_starts)), env_params
+    )
+    env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
+
+    def step(carry_and_used, keys_and_noise):
+        (c, used), (keys, noise) = carry_and_used, keys_and_noise
+        policy = networks.actor(params, see(c, c.obs))
+        action = policy.sample(noise)
+        final_obs, state, reward, terminated, truncated = env_step(
+            env, keys, c.state, networks.to_env(action), env_params
+        )
+        done = terminated | truncated
+        final = networks.critic(params, see(c, final_obs))
+        obs, state = _select(done, _take(starts, used), (final_obs, state))
+        out = (c.obs, action, policy.log_prob(action), final, reward, terminated, truncated)
+        c, discounted = _advance(c, obs, state, reward, done, discount)
+        return (c, (used + done) % num_starts), (out, discounted)
+
+    used = jnp.zeros(num_envs, jnp.int32)
+    (carry, _), (out, discounted) = jax.lax.scan(step, (carry, used), (keys, noise))
+    obs, action, log_prob, final, reward, terminated, truncated = out
+    # Values at the visited states in one product over the whole rollout, rather than in T small ones. Within an episode the
+    # true successor is the next state visited; `final` is read only where an episode ended.
+    values = networks.critic(params, see(carry, jnp.concatenate([obs, carry.obs[None]])))
+    done = (terminated | truncated)[..., None]
+    next_critic = jnp.where(done, final, values[1:])
+    reward, carry = _scale_reward(reward, discounted, carry)
+    return carry, Rollout(obs, action, log_prob, values[:-1], next_critic, reward, terminated, truncated)
+
+
+def _step_env(env, key, state, action, env_params):
+    """One step of one environment, without the auto-reset of `env.step`."""
+    obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
+    return obs, state, reward, terminated, env.is_truncated(state, env_params)
+
+
+def _take(starts: PyTree, index: jax.Array) -> PyTree:
+    """Each environment's start number `index` i32[B], of leaves [B, starts, ...]."""
+    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, index), starts)
+
+
+def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    def pick(x, y):
+        return jnp.where(done.reshape(done.shape + (1,) * (x.ndim - 1)), x, y)
+
+    return jax.tree.map(pick, new, old)
+
+
+def _advance(c: EnvCarry, obs, state, reward, done, discount: float):
+    """The carry after one step, and the discounted return that its reward completes."""
+    discounted = None if c.discounted is None else discount * c.discounted + reward
+    after = None if discounted is None else jnp.where(done, 0.0, discounted)
+    episodes = c.episodes.step(reward, done)
+    return c.replace(state=state, obs=obs, episodes=episodes, discounted=after), discounted
+
+
+def _scale_reward(reward, discounted, carry: EnvCarry):
+    """Divide rewards by the standard deviation of the discounted return, this rollout included."""
+    if carry.return_stats is None:
+        return reward, carry
+    stats = carry.return_stats.update(discounted)
+    return jnp.clip(reward / jnp.sqrt(stats.var + 1e-8), -10.0, 10.0), carry.replace(return_stats=stats)
+
+
+def absorb(carry: EnvCarry, obs: jax.Array) -> EnvCarry:
+    """Let the observation statistics see a rollout's observations, after the updates on it."""
+    if carry.obs_stats is None:
+        return carry
+    return carry.replace(obs_stats=carry.obs_stats.update(obs))

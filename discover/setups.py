@@ -1,0 +1,102 @@
+"""The agent and loss settings an environment is usually learned with, tuned for PPO alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from discover.agent import AgentConfig
+from learned_objectives import Mirror, Objective
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The knobs of mirror learning that belong to an environment rather than to a drift."""
+
+    gamma: float = 0.99  # discount per step
+    gae_lambda: float = 0.95
+    entropy_coef: float = 0.01
+    value_coef: float = 0.5
+    value_clip: float | None = None  # of the value's change within an update; None: plain squares
+
+    def __post_init__(self):
+        for name in ("entropy_coef", "value_coef"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, and is {getattr(self, name)}.")
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ValueError(f"value_clip must be positive, or None, and is {self.value_clip}.")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], and is {getattr(self, name)}.")
+
+    def on(self, objective: Objective) -> Objective:
+        """The objective with these knobs, if it has them: objectives are compared under the same ones."""
+        return objective.replace(**vars(self)) if isinstance(objective, Mirror) else objective
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How one environment is learned."""
+
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+def usual_setup(env_name: str) -> Setup:
+    """The setup for an environment by its name, and for one we do not know that of CartPole."""
+    if env_name.startswith("brax/"):
+        return BRAX_EASY if env_name.split("@")[0] in EASY else BRAX
+    if env_name.endswith("-MinAtar"):
+        return MINATAR
+    return CONTINUOUS if env_name in ("Pendulum-v1", "MountainCarContinuous-v0") else CLASSIC
+
+
+# purejaxrl's, value clip included: without it two of eight CartPole agents end below the top.
+CLASSIC = Setup(loss=LossConfig(value_clip=0.2))
+
+# The sizes and rates at which purejaxrl's public numbers were made. An MLP, not a CNN, as in every published comparison of
+# learned objectives on MinAtar.
+MINATAR = Setup(
+    AgentConfig(num_envs=64, num_minibatches=8, learning_rate=5e-3, activation="relu", network="mlp"),
+    LossConfig(value_clip=0.2),
+)
+
+CONTINUOUS = Setup(
+    AgentConfig(
+        num_envs=16,
+        num_steps=128,
+        num_epochs=10,
+        num_minibatches=8,
+        learning_rate=1e-3,
+        normalise_obs=True,
+        normalise_reward=True,
+    ),
+    LossConfig(gamma=0.95, entropy_coef=0.0),
+)
+
+BRAX = Setup(
+    AgentConfig(
+        num_envs=256,
+        num_steps=32,
+        num_starts=1,  # a Brax reset costs more than a step, and its episodes outlast a rollout
+        num_minibatches=8,
+        learning_rate=3e-4,
+        normalise_obs=True,
+        normalise_reward=True,
+    ),
+    LossConfig(entropy_coef=0.0),
+)
+
+EASY = ("brax/inverted_pendulum", "brax/inverted_double_pendulum")
+BRAX_EASY = Setup(
+    AgentConfig(
+        num_envs=64,
+        num_steps=64,
+        num_starts=4,  # an untrained pole falls several times a rollout
+        num_minibatches=8,
+        learning_rate=1e-3,
+        normalise_obs=True,
+        normalise_reward=True,
+    ),
+    LossConfig(entropy_coef=0.0),
+)

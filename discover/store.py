@@ -1,0 +1,218 @@
+"""A run's directory: its recipe, checkpoints, metrics and objective, each written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import learned_objectives as lo
+
+PyTree = Any
+
+MAY_CHANGE = ("generations", "checkpoint_every")  # between a run and its resumption
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass
+class Store:
+    """One run's directory. Use `open_run`, which locks it."""
+
+    path: Path
+
+    @property
+    def objective(self) -> Path:
+        return self.path / "objective.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def save(self, generation: int, state: PyTree) -> None:
+        """A checkpoint, atomic: it appears under its name only when all of it is on disk."""
+        if generation not in self._manager.all_steps():
+            try:
+                self._manager.save(generation, args=_orbax().args.StandardSave(state))
+                self._manager.wait_until_finished()
+            except Exception as error:  # whatever a full disk makes tensorstore raise
+                full = "No space left on device"
+                reason = full if full in str(error) else _first_line(error)
+                raise RunError(
+                    f"Cannot write the checkpoint of generation {generation} ({reason}): the same command goes on from the "
+                    "one before, once it can."
+                ) from None
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
+        """The newest readable checkpoint, (generation, state), or None if there has never been one.
+
+        Newer ones that cannot be read are set aside once an older one could: only then is it they that are at fault.
+        """
+        abstract = jax.tree.map(_abstract, template)
+        unreadable: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._manager.restore(step, args=_orbax().args.StandardRestore(abstract))
+            except Exception as error:  # whatever a damaged file makes tensorstore raise
+                _say(f"The checkpoint of generation {step} is damaged ({_first_line(error)}); trying the one before.")
+                unreadable.append(step)
+            else:
+                self._set_aside(unreadable)
+                return step, state
+        if unreadable:
+            raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start anew.")
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            damaged = self.path / "checkpoints" / f"damaged-{step}"
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.replace(self.path / "checkpoints" / str(step), damaged)
+        if steps:
+            self._manager.reload()
+
+    def log(self, row: dict[str, Any]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def export(self, objective: lo.Objective, record: dict[str, Any]) -> None:
+        """objective.safetensors, atomic, and the same bytes for the same contents: safetensors orders metadata at random."""
+        partial = self.objective.with_name(f".{self.objective.name}.partial")
+        lo.save(objective, partial, record)
+        data = partial.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+        header += b" " * (-len(header) % 8)
+        with partial.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header + data[end:])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.objective)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All logged rows; a last line that a crash cut short is left out."""
+        return read_rows(self.metrics)
+
+    def forget_after(self, generation: int) -> None:
+        """Drop the rows of generations that will be run again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["generation"] <= generation]
+        write_text(self.metrics, "".join(kept))
+
+    @property
+    def _manager(self):
+        if not hasattr(self, "_opened"):
+            ocp = _orbax()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=3, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+            self._opened = ocp.CheckpointManager((self.path / "checkpoints").resolve(), options=options)
+        return self._opened
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: the path holds the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def open_run(out: str | os.PathLike, recipe: Any) -> Iterator[Store]:
+    """The store of this recipe's run in `out`, new or as it was left, locked while the context lasts.
+
+    Raises RunError if `out` holds something else, another recipe's run, or a run that is going on.
+    """
+    path = Path(out)
+    _refuse_foreign(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("a")
+    except OSError as error:
+        raise RunError(f"Cannot write to {path} ({error.strerror}): choose another --out.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"Another process is running in {path}: wait for it, or choose another --out.") from None
+        _check_recipe(path / "recipe.json", recipe)
+        yield Store(path)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; --out must name a directory of its own for the run.")
+    if path.exists() and any(path.iterdir()) and not (path / "recipe.json").exists():
+        others = {e.name for e in path.iterdir() if e.name != ".lock" and not e.name.endswith(".partial")}
+        if others:
+            raise RunError(
+                f"{path} is not empty and holds no run ({sorted(others)[0]} is in it): choose another --out."
+            )
+
+
+def _check_recipe(path: Path, recipe: Any) -> None:
+    mine = flatten(dataclasses.asdict(recipe))
+    if path.exists():
+        try:
+            theirs = flatten(json.loads(path.read_text()))
+        except (ValueError, AttributeError, OSError):
+            raise RunError(f"{path} is not a readable recipe: choose another --out.") from None
+        for name in [*mine, *(n for n in theirs if n not in mine)]:
+            if mine.get(name) != theirs.get(name) and name not in MAY_CHANGE:
+                raise RunError(
+                    f"{path.parent} belongs to another recipe: its {name} is {theirs.get(name)!r}, and this one's is "
+                    f"{mine.get(name)!r}. Choose another --out, or the same {name}."
+                )
+    write_text(path, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; tuples become lists, as they do in JSON."""
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            out |= flatten(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["unreadable"])[0][:120]
+
+
+def _orbax():
+    """Imported when the first checkpoint is due: it takes seconds. It logs what it raises, at length."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    import orbax.checkpoint as ocp
+
+    return ocp
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

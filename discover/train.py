@@ -1,0 +1,205 @@
+"""Train fresh agents with an objective: many seeds at once, on every device."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import envs
+import learned_objectives as lo
+from discover import parallel
+from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
+from discover.setups import LossConfig, usual_setup
+
+
+class TrainResult(NamedTuple):
+    """What `train` found. `S` seeds, `E` evaluations."""
+
+    returns: np.ndarray  # f32[S, E], mean undiscounted return of the episodes that ended in each stretch;
+    # NaN before any has, and once an agent has diverged
+    env_steps: np.ndarray  # i64[E], environment steps taken by the end of each stretch
+    agent: Agent
+    task: Task
+    state: AgentState  # leaves [S, ...]: `agent.evaluate(task, state_of_one_seed, key, ...)` plays it
+
+
+def train(
+    objective: str | os.PathLike | lo.Objective,
+    env: str = "CartPole-v1",
+    *,
+    total_steps: int = 500_000,
+    num_seeds: int = 8,
+    seed: int = 0,
+    num_evals: int = 20,
+    chunk: int | None = None,
+    agent: AgentConfig | None = None,
+    loss: LossConfig | None = None,
+    out: str | os.PathLike | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Train `num_seeds` agents at once.
+
+    Args:
+      objective: an Objective, a name that `learned_objectives.load` knows, a file, or the directory of a run.
+      env: a name that `envs.make` knows.
+      total_steps: environment steps of each agent; rounded down to whole rollouts.
+      seed: agent number i of a seed has the same key whatever `num_seeds`; rounding may still part their ways.
+      num_evals: points of the learning curve.
+      chunk: seeds trained side by side on a device; None: all of its share. Less memory, and the same result on any number of
+        devices.
+      agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its own knobs unless `loss` is given.
+      out: a directory for `train.jsonl` and `curve.png`.
+      progress: called with a line after each stretch, `print` for instance.
+
+    Raises ValueError with a sentence for what cannot be: names, sizes, spaces.
+    """
+    usual = usual_setup(env)
+    learner, task, num_updates = make_life(env, agent or usual.agent, total_steps)
+    loaded = resolve_objective(objective)
+    if not isinstance(objective, lo.Objective) or loss is not None:
+        loaded = (loss or usual.loss).on(loaded)
+    require_counts(num_seeds=num_seeds, num_evals=num_evals)
+    if chunk is not None:
+        require_counts(chunk=chunk)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
+    if learner.critic_width != loaded.critic_width:
+        learner = Agent(learner.env, learner.config, loaded.critic_width)
+    directory = None if out is None else make_directory(out)
+    if directory is not None:
+        refuse_overwriting(directory / "train.jsonl")
+    result = _train(learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, progress)
+    if directory is not None:
+        _write(
+            directory,
+            result,
+            str(objective) if not isinstance(objective, lo.Objective) else "objective",
+            env,
+            seed,
+        )
+    return result
+
+
+def make_life(env_name: str, config: AgentConfig, total_steps: int) -> tuple[Agent, Task, int]:
+    """(agent, task, number of updates) for an environment by name."""
+    env, env_params = envs.make(env_name)
+    agent = Agent(env, config)
+    agent.networks  # raises here, with a sentence, for spaces that no head serves  # noqa: B018
+    return agent, agent.task(env_params, total_steps), config.num_updates(total_steps)
+
+
+def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chunk, progress) -> TrainResult:
+    num_evals = min(num_evals, num_updates)
+    start, live = _programs(agent, chunk)
+    root = jax.random.key(seed)
+    keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(num_seeds))
+    stops = np.asarray(stretches(num_updates, num_evals))
+    began = time.monotonic()
+    state, returns = start(task, keys), []
+    for i in range(num_evals):
+        bounds = (jnp.int32(stops[i]), jnp.int32(stops[i + 1]))
+        state, at = live((objective, task, bounds), state)
+        returns.append(np.asarray(at))
+        if progress is not None:
+            steps = int(stops[i + 1]) * agent.config.steps_per_update
+            rate = steps * num_seeds / (time.monotonic() - began)
+            progress(f"{steps:>12,} env steps  return {np.mean(at):9.2f}  {rate / 1e3:,.0f}k env steps/s")
+    env_steps = stops[1:].astype(np.int64) * agent.config.steps_per_update
+    return TrainResult(np.stack(returns, axis=1), env_steps, agent, task, state)
+
+
+@lru_cache(maxsize=64)
+def _programs(agent: Agent, chunk: int | None):
+    """The compiled birth and stretch of life of this agent, over seeds; one of each for every objective of a kind."""
+
+    def start(task: Task, key: jax.Array):
+        return agent.init(task, key)
+
+    def live(shared, state: AgentState):
+        objective, task, bounds = shared
+        state, returned = agent.stretch(objective, task, state, *bounds)
+        return state, jnp.where(diverged(state), jnp.nan, returned)
+
+    return parallel.spread(start, chunk=chunk), parallel.spread(live, chunk=chunk)
+
+
+def as_arrays(objective: lo.Objective) -> lo.Objective:
+    """Leaves as strongly typed arrays, so that Python numbers and arrays share one program."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), objective)
+
+
+def resolve_objective(spec: str | os.PathLike | lo.Objective) -> lo.Objective:
+    """An Objective as it is; a name or a file as `learned_objectives.load` does; the directory of a run by the objective in it.
+
+    A drift by itself, from a file or as given, is put into `Mirror`.
+    """
+    if isinstance(spec, lo.Drift):
+        return lo.Mirror(drift=spec)
+    if isinstance(spec, lo.Objective):
+        return spec
+    path = Path(spec)
+    if os.fspath(spec) not in lo.available() and path.is_dir() and os.fspath(spec):
+        if not (path / "objective.safetensors").exists():
+            raise ValueError(f"{path} is a directory without objective.safetensors: it holds no finished evaluation.")
+        return resolve_objective(lo.load(path / "objective.safetensors"))
+    loaded = lo.load(spec)
+    return resolve_objective(loaded)
+
+
+def refuse_overwriting(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already: choose another --out, or remove it.")
+
+
+def make_directory(out: str | os.PathLike) -> Path:
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ValueError(f"Cannot write to {path} ({error.strerror}): choose another --out.") from None
+    if (
+        not os.access(path, os.W_OK)
+        or str(path.resolve()).startswith(("/proc/", "/sys/"))
+        or path.resolve() == Path("/proc")
+    ):
+        raise ValueError(f"Cannot write to {path}: choose another --out.")
+    return path
+
+
+def require_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, and is {count}.")
+
+
+def as_json(returns: np.ndarray) -> list:
+    """Nested lists, with null where no episode had ended yet."""
+    return np.where(np.isnan(returns), None, returns.astype(object)).tolist()
+
+
+def _write(path: Path, result: TrainResult, objective: str, env: str, seed: int) -> None:
+    from discover import plots
+
+    rows: list[dict[str, Any]] = [
+        {
+            "objective": objective,
+            "env": env,
+            "seed": seed,
+            "env_steps": int(n),
+            "returns": r.tolist(),
+        }
+        for n, r in zip(result.env_steps, result.returns.T, strict=True)
+    ]
+    (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plots.learning_curves({objective: result}, title=env).savefig(path / "curve.png", dpi=150)

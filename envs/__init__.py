@@ -1,0 +1,157 @@
+"""Where agents live: gymnax, Brax and probe environments behind one interface.
+
+>>> import envs
+>>> env, params = envs.make("Breakout-MinAtar")
+>>> obs, state = env.reset(key, params)
+>>> obs, state, reward, terminated, truncated, info = env.step(key, state, action, params)
+
+Observations are float32 of rank one or more, rewards float32, flags bool. `step` starts a new
+episode when the old one ends; `info["final_observation"]` is what was seen just before that.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import gymnax
+
+from envs import probes
+from envs.check import check
+from envs.uniform import Uniform
+
+__all__ = ["Uniform", "available", "check", "make", "probes"]
+
+GYMNAX = (
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "DiscountingChain-bsuite",
+    "SimpleBandit-bsuite",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+    "Pong-misc",
+    "FrozenLake-misc",
+)
+
+BRAX = (
+    "brax/ant",
+    "brax/halfcheetah",
+    "brax/hopper",
+    "brax/humanoid",
+    "brax/humanoidstandup",
+    "brax/inverted_pendulum",
+    "brax/inverted_double_pendulum",
+    "brax/pusher",
+    "brax/reacher",
+    "brax/walker2d",
+)
+
+BACKENDS = ("spring", "generalized", "positional", "mjx")
+
+LEFT_OUT = {
+    "MNISTBandit-bsuite": (
+        "it downloads MNIST when it is built; with a network, "
+        "envs.Uniform(gymnax.make('MNISTBandit-bsuite')[0]) builds it"
+    ),
+    "brax/swimmer": (
+        "brax 0.14 gives it the generalized and mjx backends only, and calls "
+        "jnp.clip(a_min=...), which jax 0.10 removed"
+    ),
+    "brax/fast": "it is a stand-in for brax's own tests, without physics",
+}
+
+# gymnax hashes an environment by identity and takes it as a static argument of jit: a second
+# object for the same environment would compile everything a second time.
+_built: dict[Any, Any] = {}
+
+
+def available() -> tuple[str, ...]:
+    """Names that `make` takes. Brax names may end in a backend: "brax/ant@positional"."""
+    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES))
+
+
+def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
+    """Environment and default parameters; the same name and options give the same object.
+
+    Options go to the environment. Brax takes `backend` ("spring"; also spelled
+    "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.brax`).
+
+    Raises ValueError, in a sentence, where the name or the backend is unknown or left out.
+    """
+    name, kwargs = _normalise(name, kwargs)
+    key = name, tuple(sorted((option, _frozen(value)) for option, value in kwargs.items()))
+    if key not in _built:
+        _built[key] = _build(name, kwargs)
+    return _built[key], _built[key].default_params
+
+
+def _build(name, kwargs):
+    if name in probes.PROBES:
+        return probes.PROBES[name](**kwargs)
+    if name.startswith("brax/"):
+        from envs.brax import Brax  # brax takes seconds to import, and few runs need it
+
+        task, backend = name.removeprefix("brax/").split("@")
+        return Brax(task, backend=backend, **kwargs)
+    return Uniform(gymnax.make(name, **kwargs)[0], name=name)
+
+
+def _normalise(name: str, kwargs: dict) -> tuple[str, dict]:
+    """The full name ("brax/ant@spring") and the options that are left."""
+    if not name.startswith("brax/"):
+        _require_known(name)
+        return name, kwargs
+    base, _, suffix = name.partition("@")
+    _require_known(base)
+    kwargs = dict(kwargs)
+    option = kwargs.pop("backend", None)
+    if suffix and option and suffix != option:
+        raise ValueError(f"{name!r} and backend={option!r} ask for two different backends.")
+    backend = suffix or option or BACKENDS[0]
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"Unknown backend {backend!r} for {base!r}{_did_you_mean(backend, BACKENDS)} "
+            f"The backends are {', '.join(BACKENDS)}."
+        )
+    return f"{base}@{backend}", kwargs
+
+
+def _require_known(name: str) -> None:
+    if name in LEFT_OUT:
+        raise ValueError(f"{name!r} is left out: {LEFT_OUT[name]}.")
+    if name not in available():
+        raise ValueError(
+            f"Unknown environment {name!r}{_did_you_mean(name, available())} envs.available() lists them all."
+        )
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _frozen(value: Any) -> Any:
+    """A hashable stand-in; options that cannot be compared by value go by identity."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value

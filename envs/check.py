@@ -1,0 +1,129 @@
+"""A conformance test that ships with the library: one call tests anyone's environment."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments.spaces import Box, Discrete
+
+INFO = ("discount", "terminated", "truncated", "final_observation")
+
+
+def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> None:
+    """Steps `env` at random under jit, vmap and scan, and raises where the contract is broken.
+
+    The contract: observations float32 of rank >= 1, as `observation_space` says; Discrete or
+    Box float32[n] actions; reward float32[]; flags bool[]; info with a discount that is 0 at
+    termination only, and the final observation, which is the observation itself until an end;
+    a state that a scan can carry; a time limit `params.max_steps_in_episode` in steps.
+
+    Raises AssertionError with a sentence that names what is broken.
+    """
+    _check_spaces(env, params)
+    _check_types(env, params)
+
+    # Twenty steps run in no time: nearly all the cost is compilation, and this halves it.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def rollout(key, params):
+        keys = jax.random.split(key, num_envs)
+        _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
+        step_keys = jax.random.split(key, (num_steps, num_envs))
+        act = jax.vmap(env.action_space(params).sample)
+        step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
+
+        def body(state, keys):
+            obs, state, *rest = step(keys, state, act(keys), params)
+            return state, (obs, *rest)
+
+        return jax.lax.scan(body, state, step_keys)[1]
+
+    _check_values(env, rollout(jax.random.key(0), params))
+    limit = jnp.ones_like(params.max_steps_in_episode)
+    truncated = rollout(jax.random.key(1), params.replace(max_steps_in_episode=limit))[3]
+    _require(bool(truncated.all()), env, "does not truncate at params.max_steps_in_episode = 1 step")
+
+
+def _check_spaces(env, params):
+    space = env.observation_space(params)
+    _require(
+        isinstance(space, Box) and len(space.shape) >= 1 and space.dtype == jnp.float32,
+        env,
+        f"needs a float32 Box of rank >= 1 as observation space, not {space}",
+    )
+    space = env.action_space(params)
+    box = isinstance(space, Box) and len(space.shape) == 1 and space.dtype == jnp.float32
+    _require(
+        box or isinstance(space, Discrete),
+        env,
+        f"needs a Discrete or a float32 Box of rank 1 as action space, not {space}",
+    )
+
+
+def _check_types(env, params):
+    """Shapes and dtypes, from tracing alone."""
+    key = jax.random.key(0)
+    obs, state = jax.eval_shape(env.reset, key, params)
+    action = jax.eval_shape(env.action_space(params).sample, key)
+    out = jax.eval_shape(env.step, key, state, action, params)
+    _require(len(out) == 6, env, f"returns {len(out)} values from step; the contract is 6")
+    next_obs, next_state, reward, terminated, truncated, info = out
+    missing = [name for name in INFO if name not in info]
+    _require(not missing, env, f"leaves {', '.join(missing)} out of info")
+
+    seen = env.observation_space(params).shape
+    for what, value, shape, dtype in (
+        ("the observation of reset", obs, seen, "float32"),
+        ("the observation of step", next_obs, seen, "float32"),
+        ("the final observation", info["final_observation"], seen, "float32"),
+        ("reward", reward, (), "float32"),
+        ("terminated", terminated, (), "bool"),
+        ("truncated", truncated, (), "bool"),
+        ("discount", info["discount"], (), "float32"),
+    ):
+        found, expected = _type(value), f"{dtype}{list(shape)}"
+        _require(found == expected, env, f"gives {what} as {found}, not {expected}")
+    _check_carry(env, state, next_state)
+
+
+def _check_carry(env, state, next_state):
+    before, after = jax.tree.structure(state), jax.tree.structure(next_state)
+    _require(before == after, env, f"turns a state {before} into {after}; a scan cannot carry it")
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, old), new in zip(leaves, jax.tree.leaves(next_state), strict=True):
+        name = jax.tree_util.keystr(path)
+        old, new = _type(old, weak=True), _type(new, weak=True)
+        _require(old == new, env, f"has state{name} {old} at reset and {new} after a step")
+
+
+def _check_values(env, out):
+    """Laws between outputs, over a rollout [num_steps, num_envs]."""
+    obs, reward, terminated, truncated, info = jax.tree.map(np.asarray, out)
+    final, going_on = info["final_observation"], ~(terminated | truncated)
+    for what, value in (("observation", obs), ("final observation", final), ("reward", reward)):
+        _require(np.isfinite(value).all(), env, f"gives a {what} that is not finite")
+    _require(
+        np.array_equal(final[going_on], obs[going_on]),
+        env,
+        "gives a final observation that is not the observation, although no episode ended",
+    )
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        _require(np.array_equal(info[name], flag), env, f"gives info[{name!r}] unlike the {name} flag")
+    _require(
+        np.array_equal(info["discount"], 1.0 - terminated),
+        env,
+        "gives a discount that is not 0 at termination and 1 elsewhere",
+    )
+
+
+def _type(value, weak=False):
+    if not isinstance(value, jax.ShapeDtypeStruct):
+        return f"a {type(value).__name__}"
+    suffix = " (weak)" if weak and value.weak_type else ""
+    return f"{value.dtype}{list(value.shape)}{suffix}"
+
+
+def _require(condition, env, sentence):
+    if not condition:
+        raise AssertionError(f"{env.name} {sentence}.")

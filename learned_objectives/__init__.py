@@ -1,0 +1,44 @@
+"""Objectives for reinforcement learning, closed-form and discovered: load one, and use it in your own agent.
+
+    import learned_objectives as lo
+    dpo = lo.load("dpo")
+    policy_loss = -dpo.surrogate(log_ratio, advantage).mean()  # the one line a PPO changes
+
+Depends on jax, flax, numpy and safetensors, and on nothing else.
+"""
+
+from learned_objectives.core import Objective, Outputs, Progress, Rollout
+from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
+from learned_objectives.laws import DriftLawError, verify_drift
+from learned_objectives.library import (
+    ObjectiveFileError,
+    available,
+    load,
+    record,
+    register,
+    save,
+)
+from learned_objectives.lpo import LPO
+from learned_objectives.mirror import Mirror
+
+__all__ = [
+    "DPO",
+    "KL",
+    "LPO",
+    "Clip",
+    "Drift",
+    "DriftLawError",
+    "Mirror",
+    "NoDrift",
+    "Objective",
+    "ObjectiveFileError",
+    "Outputs",
+    "Progress",
+    "Rollout",
+    "available",
+    "load",
+    "record",
+    "register",
+    "save",
+    "verify_drift",
+]

@@ -1,0 +1,79 @@
+"""The contract between an agent and the objective that trains it.
+
+Shapes, here and everywhere: time-major `[T, B]`. `T` steps of time, `B` environments, `P` candidates of a
+population, `M` the width of a critic's output. `...` is any leading shape, the same for every argument of one call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+PyTree = Any
+
+
+class Progress(struct.PyTreeNode):
+    """Where an agent stands in its life, counted in environment steps.
+
+    The only home of the two temporal inputs of Jackson et al. 2024 (arXiv:2402.05828): n/N and log N. `step` is n, the
+    number of environment steps taken before the rollout that is being learned from, so n/N starts at exactly 0.
+    """
+
+    step: jax.Array | float  # f32[], environment steps taken so far
+    lifetime: jax.Array | float  # f32[], environment steps in the whole life
+
+    @property
+    def fraction(self) -> jax.Array:
+        """n/N in [0, 1]."""
+        return jnp.clip(jnp.asarray(self.step, jnp.float32) / self.lifetime, 0.0, 1.0)
+
+    @property
+    def log_lifetime(self) -> jax.Array:
+        """log N, N in environment steps."""
+        return jnp.log(jnp.asarray(self.lifetime, jnp.float32))
+
+
+class Rollout(NamedTuple):
+    """What happened, and what the behaving agent said about it. Time-major."""
+
+    obs: PyTree  # [T, B, ...]: opaque to objectives
+    action: PyTree  # [T, B, ...]: opaque to objectives
+    log_prob: jax.Array  # f32[T, B]: log pi_old(a|s)
+    critic: jax.Array  # f32[T, B, M]: at the state
+    next_critic: jax.Array  # f32[T, B, M]: at its true successor, before any auto-reset
+    reward: jax.Array  # f32[T, B]
+    terminated: jax.Array  # bool[T, B]: the task ended here, and nothing follows
+    truncated: jax.Array  # bool[T, B]: only the clock stopped; may be true together with `terminated`
+
+
+class Outputs(NamedTuple):
+    """The agent as it is now, on a rollout or on a slice of one."""
+
+    log_prob: jax.Array  # f32[...]: log pi(a|s)
+    entropy: jax.Array  # f32[...]: of pi(.|s), in nats
+    critic: jax.Array  # f32[..., M]
+
+
+class Objective(struct.PyTreeNode):
+    """What an agent minimises. Leaves are what can be searched; static fields are architecture and knobs.
+
+    A population of objectives is this pytree with a leading axis, so `jax.vmap` is the whole population mechanism.
+    """
+
+    @property
+    def critic_width(self) -> int:
+        """M: how many numbers the critic predicts per state. 1 is a value; more is a prediction vector."""
+        raise NotImplementedError
+
+    def targets(self, rollout: Rollout, progress: Progress) -> PyTree:
+        """Once per rollout: what should this experience teach? Leaves lead with `[T, B]`."""
+        raise NotImplementedError
+
+    def loss(
+        self, outputs: Outputs, rollout: Rollout, targets: PyTree, progress: Progress
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Once per minibatch: how far are we from it? Returns f32[] to minimise, and metrics for a log."""
+        raise NotImplementedError

@@ -1,0 +1,118 @@
+"""Drifts in closed form: the fillings of a mirror-learning objective.
+
+A drift D(r, A) penalises the step from pi_old to pi at a sample with ratio r = pi(a|s) / pi_old(a|s) and advantage A.
+Mirror learning (Kuba et al. 2022, arXiv:2201.02373, Definition 3.1) asks three things of it, for every A:
+
+    D(r, A) >= 0        D(1, A) = 0        dD/dr (1, A) = 0
+
+`learned_objectives.verify_drift` checks them. Every drift takes log r rather than r, because log r is what an agent has and
+`expm1(log r)` keeps the digits of r - 1 that `exp(log r) - 1` would lose.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learned_objectives.core import Progress
+
+
+class Drift(struct.PyTreeNode):
+    """D(log r, A, n/N): f32[...], f32[...] -> f32[...], never negative, zero and flat at r = 1."""
+
+    needs_progress: ClassVar[bool] = False
+
+    def __call__(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
+        raise NotImplementedError
+
+    def surrogate(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
+        """r A - D(r, A): f32[...], to be maximised. Reference: Kuba et al. 2022, eq. 5.
+
+        Past a ratio of e^20, where r A and D would lose each other's digits and then overflow, it stands still.
+        """
+        same_shape(log_ratio, advantage)
+        log_ratio = jnp.clip(log_ratio, -20.0, 20.0)
+        return jnp.exp(log_ratio) * advantage - self(log_ratio, advantage, progress)
+
+
+class NoDrift(Drift):
+    """D = 0: the plain policy gradient of A2C."""
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        return jnp.zeros_like(log_ratio)
+
+
+class Clip(Drift):
+    """D = relu((r - clip(r, 1 - epsilon, 1 + epsilon)) A): PPO.
+
+    r A - D is PPO's min(r A, clip(r, 1 - epsilon, 1 + epsilon) A). Only epsilon's magnitude counts, so that a search that
+    steps over zero still holds a drift.
+    Reference: Schulman et al. 2017, eq. 7, arXiv:1707.06347; as a drift, Kuba et al. 2022, section 4.
+    """
+
+    epsilon: jax.Array | float = 0.2
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        change, epsilon = jnp.expm1(log_ratio), jnp.abs(self.epsilon)
+        return jax.nn.relu((change - jnp.clip(change, -epsilon, epsilon)) * advantage)
+
+
+class DPO(Drift):
+    """Discovered Policy Optimisation, read off a learned drift.
+
+        A >= 0:  D = relu((r - 1) A - alpha tanh((r - 1) A / alpha))
+        A <  0:  D = relu( log r  A - beta  tanh( log r  A / beta ))
+
+    For A >= 0 the gain saturates smoothly and never turns back; for A < 0 the gradient changes sign once
+    tanh^2(log r A / beta) > r, which is the rollback. Reference: Lu et al. 2022, eq. 8, arXiv:2210.05639.
+    """
+
+    alpha: jax.Array | float = 2.0
+    beta: jax.Array | float = 0.6
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        up = jnp.expm1(log_ratio) * advantage
+        down = log_ratio * advantage
+        return jnp.where(
+            advantage >= 0,
+            jax.nn.relu(up - self.alpha * jnp.tanh(up / self.alpha)),
+            jax.nn.relu(down - self.beta * jnp.tanh(down / self.beta)),
+        )
+
+
+class KL(Drift):
+    """D = |weight| / t (r log r - r + 1), t = max(1 - n/N, 0.001): mirror descent policy optimisation.
+
+    The bracket's expectation under pi_old is KL(pi || pi_old), and unlike r log r it is never negative on a sample. Its
+    weight grows as t falls from 1 to 0 over the life; the floor keeps it finite at n = N.
+    Reference: Tomar et al. 2020, eq. 9, arXiv:2005.09814.
+    """
+
+    weight: jax.Array | float = 1.0
+
+    needs_progress: ClassVar[bool] = True
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        temperature = jnp.maximum(1.0 - require(progress, "KL").fraction, 1e-3)
+        divergence = jnp.exp(log_ratio) * log_ratio - jnp.expm1(log_ratio)
+        return jnp.abs(self.weight) / temperature * jax.nn.relu(divergence)
+
+
+def require(progress: Progress | None, name: str) -> Progress:
+    """The progress, or a sentence for who forgot it."""
+    if progress is None:
+        raise ValueError(
+            f"{name} changes over an agent's life and was called without its progress: "
+            "pass learned_objectives.Progress(step, lifetime), both in environment steps."
+        )
+    return progress
+
+
+def same_shape(*arrays: jax.Array) -> None:
+    """Refuse [N, 1] meeting [N], which would broadcast to [N, N] unnoticed."""
+    shapes = {jnp.shape(a) for a in arrays}
+    if len(shapes) != 1:
+        raise ValueError(f"log ratio, advantage, entropy and value must have one shape, and have {shapes}.")

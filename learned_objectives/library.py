@@ -1,0 +1,200 @@
+"""Objectives on disk: safetensors leaves and a JSON record. Never pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from learned_objectives.core import Objective
+from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
+from learned_objectives.lpo import LPO
+from learned_objectives.mirror import Mirror
+
+FORMAT = "learned_objectives"
+SCHEMA = 1  # of the metadata; raise it when an older reader would misread a newer file
+WEIGHTS = Path(__file__).parent / "weights"
+
+CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
+    "a2c": lambda: Mirror(drift=NoDrift()),
+    "dpo": lambda: Mirror(drift=DPO()),
+    "mdpo": lambda: Mirror(drift=KL()),
+    "ppo": lambda: Mirror(drift=Clip()),
+}
+
+_types: dict[str, type] = {cls.__name__: cls for cls in (Mirror, NoDrift, Clip, DPO, KL, LPO)}
+
+
+class ObjectiveFileError(ValueError):
+    """A file that is not a readable objective; the message says what it is and what to do."""
+
+
+def register(cls: type) -> type:
+    """Let `save` and `load` know a drift or objective of your own, by its class name. Usable as a decorator."""
+    if not issubclass(cls, (Drift, Objective)):
+        raise TypeError(f"expected a subclass of Drift or Objective, got {cls.__name__}.")
+    if _types.get(cls.__name__, cls) is not cls:
+        raise ValueError(f"the name {cls.__name__} is taken by {_types[cls.__name__]}; choose another.")
+    _types[cls.__name__] = cls
+    return cls
+
+
+def available() -> tuple[str, ...]:
+    """The names `load` knows: closed forms, and discovered objectives shipped with weights."""
+    shipped = (path.stem for path in WEIGHTS.glob("*.safetensors"))
+    return tuple(sorted({*CLOSED_FORMS, *shipped}))
+
+
+def load(name_or_path: str | os.PathLike) -> Objective:
+    """An objective by its name, or from a file that `save` wrote.
+
+    Raises:
+      ValueError: an unknown name, with the nearest one.
+      ObjectiveFileError: a file that is missing, truncated, altered, foreign, or of a newer schema.
+    """
+    name = os.fspath(name_or_path)
+    if name in CLOSED_FORMS:
+        return CLOSED_FORMS[name]()
+    path = WEIGHTS / f"{name}.safetensors"
+    if os.sep not in name and path.exists():
+        return _read(path)[0]
+    path = Path(name)
+    if path.exists() or path.suffix or os.sep in name:
+        return _read(path)[0]
+    near = difflib.get_close_matches(name.lower(), available(), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
+    raise ValueError(
+        f"Unknown objective {name!r}; {hint} {', '.join(available())}, or the path of a .safetensors file."
+    )
+
+
+def record(path: str | os.PathLike) -> dict[str, Any]:
+    """The record saved beside an objective: how it was made. Raises as `load` does."""
+    path = os.fspath(path)
+    shipped = WEIGHTS / f"{path}.safetensors"
+    return _read(shipped if os.sep not in path and shipped.exists() else Path(path))[1]
+
+
+def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any] | None = None) -> None:
+    """Write an objective and the record of how it was made, atomically: the path holds the old file or the new one.
+
+    Args:
+      objective: made of registered types (see `register`).
+      path: by custom `*.safetensors`. Its directory must exist.
+      record: provenance, anything JSON can hold.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    spec = _describe(objective, "", tensors)
+    header = {
+        "format": FORMAT,
+        "schema": str(SCHEMA),
+        "objective": json.dumps(spec),
+        "sha256": _digest(tensors, spec),
+        "record": json.dumps(dict(record or {}), default=str),
+    }
+    _write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=header))
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; give the path of a file to write.")
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _describe(node: Any, prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """{type, static, children}, with the arrays put into `tensors` under dotted names."""
+    kind = type(node).__name__
+    if _types.get(kind) is not type(node):
+        raise ValueError(f"cannot save a {kind}: decorate its class with learned_objectives.register.")
+    spec: dict[str, Any] = {"type": kind, "static": {}, "children": {}}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if not field.metadata.get("pytree_node", True):
+            spec["static"][field.name] = value
+        elif isinstance(value, (Drift, Objective)):
+            spec["children"][field.name] = _describe(value, f"{prefix}{field.name}.", tensors)
+        else:
+            tensors[f"{prefix}{field.name}"] = np.asarray(value, np.float32, order="C")
+    return spec
+
+
+def _build(spec: Mapping[str, Any], prefix: str, tensors: dict[str, np.ndarray]) -> Any:
+    """The inverse of `_describe`; takes what it uses out of `tensors`."""
+    cls = _types.get(spec["type"])
+    if cls is None:
+        raise ValueError(f"it holds a {spec['type']}, which is not registered here: import the code that defines it.")
+    values = dict(spec["static"])
+    for name, child in spec["children"].items():
+        values[name] = _build(child, f"{prefix}{name}.", tensors)
+    for field in dataclasses.fields(cls):
+        if f"{prefix}{field.name}" in tensors:
+            values[field.name] = jax.numpy.asarray(tensors.pop(f"{prefix}{field.name}"))
+    node = cls(**values)
+    getattr(node, "validate", lambda: None)()
+    return node
+
+
+def _digest(tensors: Mapping[str, np.ndarray], spec: Any) -> str:
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].shape}".encode() + tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[Objective, dict[str, Any]]:
+    if path.is_dir():
+        raise ObjectiveFileError(f"{path} is a directory; give the .safetensors file in it.")
+    if not path.exists():
+        raise ObjectiveFileError(f"There is no file {path}.")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ObjectiveFileError(f"{path} is not a complete safetensors file ({error}).") from None
+    if header.get("format") != FORMAT:
+        raise ObjectiveFileError(f"{path} is a safetensors file, but learned_objectives did not write it.")
+    try:
+        schema = int(header["schema"])
+    except (KeyError, ValueError):
+        raise ObjectiveFileError(f"{path} has no schema number in its metadata.") from None
+    if schema > SCHEMA:
+        raise ObjectiveFileError(
+            f"{path} has schema {schema}, and this version reads up to {SCHEMA}: update learned_objectives."
+        )
+    try:
+        spec, how = json.loads(header["objective"]), json.loads(header["record"])
+        if _digest(tensors, spec) != header["sha256"]:
+            raise ValueError("its contents do not match its checksum")
+        if any(tensor.dtype != np.float32 for tensor in tensors.values()):
+            raise ValueError("its tensors are not all float32")
+        if not isinstance(how, dict):
+            raise ValueError("its record is not a JSON object")
+        objective = _build(spec, "", tensors)
+        if tensors:
+            raise ValueError(f"nothing in it uses its tensors {sorted(tensors)}")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error).rstrip(".")
+        raise ObjectiveFileError(f"{path} does not hold a whole objective: {reason}.") from None
+    return objective, how

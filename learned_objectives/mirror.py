@@ -1,0 +1,98 @@
+"""Mirror learning: one objective with a hole in it, the drift."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learned_objectives.core import Objective, Outputs, Progress, Rollout
+from learned_objectives.drifts import Clip, Drift, same_shape
+
+
+class MirrorTargets(NamedTuple):
+    advantage: jax.Array  # f32[T, B], not normalised
+    value: jax.Array  # f32[T, B], what the critic should say
+
+
+class Mirror(Objective):
+    """Generalised advantages, a drift-regularised policy, a value and an entropy bonus.
+
+        L = -mean[r A - D(r, A)] + value_coef mean[(V - V_target)^2] / 2 - entropy_coef mean[H]
+
+    A is normalised over each minibatch to mean 0 and standard deviation 1. That is part of the contract, because a drift's
+    shape has a scale: DPO, LPO and TA-LPO were all searched on normalised advantages.
+
+    Special cases: `NoDrift` is A2C, `Clip` PPO, `DPO` DPO, `KL` MDPO, `LPO` LPO and TA-LPO.
+    Reference: Kuba et al. 2022, eq. 5, arXiv:2201.02373; advantages, Schulman et al. 2016, eq. 16, arXiv:1506.02438.
+    """
+
+    drift: Drift = struct.field(default_factory=Clip)
+    gamma: float = struct.field(pytree_node=False, default=0.99)  # discount per environment step
+    gae_lambda: float = struct.field(pytree_node=False, default=0.95)
+    entropy_coef: float = struct.field(pytree_node=False, default=0.01)
+    value_coef: float = struct.field(pytree_node=False, default=0.5)
+    value_clip: float | None = struct.field(pytree_node=False, default=None)  # None: plain squares
+
+    @property
+    def critic_width(self) -> int:
+        return 1
+
+    def surrogate(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
+        """r A - D(r, A): f32[...], the line a PPO changes. Expects normalised advantages."""
+        return self.drift.surrogate(log_ratio, advantage, progress)
+
+    def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:
+        advantage = generalised_advantage(rollout, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        return MirrorTargets(advantage, advantage + rollout.critic[..., 0])
+
+    def loss(self, outputs: Outputs, rollout: Rollout, targets: MirrorTargets, progress: Progress):
+        advantage = normalise(targets.advantage)
+        log_ratio = outputs.log_prob - rollout.log_prob
+        same_shape(log_ratio, advantage, outputs.entropy, outputs.critic[..., 0], targets.value)
+        policy_loss = -self.surrogate(log_ratio, advantage, progress).mean()
+        value_loss = self._value_loss(outputs.critic[..., 0], rollout.critic[..., 0], targets.value)
+        entropy = outputs.entropy.mean()
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
+        }
+        return loss, metrics
+
+    def _value_loss(self, value: jax.Array, old: jax.Array, target: jax.Array) -> jax.Array:
+        error = (value - target) ** 2
+        if self.value_clip is not None:
+            clipped = old + jnp.clip(value - old, -self.value_clip, self.value_clip)
+            error = jnp.maximum(error, (clipped - target) ** 2)
+        return 0.5 * error.mean()
+
+
+def generalised_advantage(rollout: Rollout, *, gamma: float, gae_lambda: float) -> jax.Array:
+    """A_t = delta_t + gamma lambda (1 - end_t) A_{t+1}: f32[T, B].
+
+        delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t),    end_t = terminated_t or truncated_t
+
+    s_{t+1} is the true successor, so a time limit is bootstrapped and only a termination is not.
+    """
+    end = rollout.terminated | rollout.truncated
+    bootstrap = jnp.where(rollout.terminated, 0.0, rollout.next_critic[..., 0])
+    delta = rollout.reward + gamma * bootstrap - rollout.critic[..., 0]
+    decay = gamma * gae_lambda * (1.0 - end)
+
+    def backward(advantage, step):
+        delta_t, decay_t = step
+        advantage = delta_t + decay_t * advantage
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True, unroll=8)
+    return advantage
+
+
+def normalise(advantage: jax.Array) -> jax.Array:
+    """(A - mean) / (std + 1e-8), over every element."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)

@@ -1,0 +1,293 @@
+"""The agent learns what can be known, bootstraps what it should, and stops when its life is over."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import discover
+import envs
+import learned_objectives as lo
+from discover import rollout as ro
+from discover.agent import Agent, AgentConfig, permutations
+from discover.networks import make_networks, orthogonalise
+
+GAMMA = 0.9
+SMALL = AgentConfig(num_envs=16, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
+KEYS = jax.random.split(jax.random.key(1), 3)
+LOSS = discover.LossConfig(gamma=GAMMA, entropy_coef=0.0)
+
+
+def solve(name, steps=60_000, **changes):
+    """A trained agent on a probe, and observations of every kind that the probe shows."""
+    config = dataclasses.replace(SMALL, **changes) if changes else SMALL
+    result = discover.train("ppo", name, total_steps=steps, num_seeds=1, agent=config, loss=LOSS, num_evals=4)
+    state = jax.tree.map(lambda x: x[0], result.state)
+    _, rollout = ro.rollout(
+        result.agent.env,
+        result.task.env_params,
+        result.agent.networks,
+        state.params,
+        state.env,
+        jax.random.split(jax.random.key(9), 3),
+        num_steps=16,
+        num_starts=16,
+        discount=GAMMA,
+    )
+    return result, rollout
+
+
+@pytest.mark.parametrize("probe", ["constant", "observation", "discount", "truncation", "termination", "image"])
+def test_critic_finds_the_known_values(probe):
+    result, rollout = solve(f"probe/{probe}")
+    known = result.agent.env.value(rollout.obs, GAMMA)
+    np.testing.assert_allclose(rollout.critic[..., 0], known, atol=0.05 * np.abs(known).max() + 0.05)
+
+
+@pytest.mark.parametrize("probe", ["action", "observation_action", "image"])
+def test_policy_finds_the_rewarded_action(probe):
+    result, _ = solve(f"probe/{probe}")
+    assert result.returns[0, -1] > 0.95
+
+
+def test_gaussian_policy_finds_the_optimum():
+    result, _ = solve("probe/continuous", steps=120_000)
+    state = jax.tree.map(lambda x: x[0], result.state)
+    returns = result.agent.evaluate(result.task, state, jax.random.key(0), num_episodes=64, greedy=True)
+    assert returns.mean() > -0.01  # -(a - 0.5 obs)^2, 0 at the optimum
+
+
+def life(objective="ppo", env="CartPole-v1", config=SMALL, steps=2048):
+    environment, params = envs.make(env)
+    agent = Agent(environment, config)
+    return agent, agent.task(params, steps), lo.load(objective)
+
+
+def test_unchanged_after_its_lifetime():
+    agent, task, objective = life()
+    state = jax.jit(agent.init)(task, jax.random.key(0))
+    update = jax.jit(agent.update)
+    for _ in range(4):
+        state, _ = update(objective, task, state)
+    after, _ = update(objective, task, state)
+    assert state.num_updates == 4
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), state, after)
+    assert all(jax.tree.leaves(same))
+
+
+def test_learning_rate_anneals_from_the_task_to_zero():
+    agent, task, _objective = life()
+    fractions = []
+    state = agent.init(task, jax.random.key(0))
+    for updates in range(5):
+        state = state.replace(num_updates=jnp.int32(updates))
+        fractions.append(float(agent.progress(task, state).fraction))
+    assert fractions == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo", "mdpo"])
+def test_one_gradient_step_per_rollout_is_a2c(name):
+    config = AgentConfig(num_envs=4, num_steps=16, num_epochs=1, num_minibatches=1, hidden=(8,))
+    agent, task, objective = life(name, config=config)
+    state = jax.jit(agent.init)(task, jax.random.key(0))
+    update = jax.jit(agent.update)
+    mine, _ = update(objective, task, state)
+    a2c, _ = update(lo.load("a2c"), task, state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), mine.params, a2c.params)
+
+
+def test_truncation_bootstraps_from_the_true_last_state():
+    agent, task, _ = life()
+    task = task.replace(env_params=task.env_params.replace(max_steps_in_episode=np.int32(5)))
+    state = agent.init(task, jax.random.key(0))
+    _, rollout = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        num_steps=16, num_starts=16, discount=0.99,
+    )  # fmt: skip
+    t, b = np.argwhere(np.asarray(rollout.truncated))[0]
+    _, at = agent.env.reset_env(jax.random.key(0), task.env_params)
+    x, x_dot, theta, theta_dot = rollout.obs[t, b]
+    at = at.replace(x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
+    successor, *_ = agent.env.step_env(jax.random.key(0), at, rollout.action[t, b], task.env_params)
+    expected = agent.networks.critic(state.params, successor)
+    np.testing.assert_allclose(rollout.next_critic[t, b], expected, rtol=1e-4, atol=1e-6)
+    reset = agent.networks.critic(state.params, rollout.obs[t + 1, b])
+    assert not np.allclose(rollout.next_critic[t, b], reset)
+
+
+def test_next_critic_is_the_next_value_within_an_episode():
+    agent, task, _ = life()
+    state = agent.init(task, jax.random.key(0))
+    _, r = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        num_steps=8, num_starts=8, discount=0.99,
+    )  # fmt: skip
+    going_on = ~np.asarray(r.terminated | r.truncated)[:-1]
+    np.testing.assert_array_equal(r.next_critic[:-1][going_on], r.critic[1:][going_on])
+
+
+def test_statistics_of_the_rollout_are_those_the_policy_saw():
+    config = dataclasses.replace(SMALL, normalise_obs=True)
+    agent, task, objective = life(config=config)
+    state, _ = jax.jit(agent.update)(objective, task, agent.init(task, jax.random.key(0)))
+    env, r = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        num_steps=8, num_starts=8, discount=0.99,
+    )  # fmt: skip
+    now = agent.networks.actor(state.params, ro.see(env, r.obs)).log_prob(r.action)
+    np.testing.assert_allclose(now, r.log_prob, atol=1e-6)
+
+
+def test_running_statistics_agree_with_numpy():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (5, 7, 4, 3)).astype(np.float32)
+    stats = ro.RunningStats.create((3,))
+    for chunk in x:
+        stats = stats.update(jnp.asarray(chunk))
+    flat = x.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(stats.mean, flat.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats.var, flat.var(0), rtol=1e-3)
+
+
+def test_episode_returns_by_hand():
+    episodes = ro.Episodes.create(2)
+    assert jnp.isnan(episodes.mean_return())  # nothing is known before an episode ends
+    for reward, done in [([1, 1], [0, 0]), ([2, 5], [1, 0]), ([4, 1], [0, 0])]:
+        episodes = episodes.step(jnp.float32(reward), jnp.array(done, bool))
+    assert episodes.mean_return() == 3.0  # 1 + 2, the only one that ended
+    later = episodes.forget().step(jnp.float32([1, 1]), jnp.array([False, False]))
+    assert later.mean_return() == 3.0  # nothing ended since: the last one known
+    assert later.step(jnp.float32([1, 1]), jnp.array([False, True])).mean_return() == 9.0  # 1+5+1+1+1
+
+
+def test_reward_scale_is_the_deviation_of_the_discounted_return():
+    config = dataclasses.replace(SMALL, normalise_reward=True)
+    agent, task, _ = life(env="Pendulum-v1", config=config)
+    state = agent.init(task, jax.random.key(0))
+    _, scaled = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        num_steps=8, num_starts=8, discount=GAMMA,
+    )  # fmt: skip
+    plain = state.env.replace(return_stats=None, discounted=None)
+    _, raw = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, plain, KEYS,
+        num_steps=8, num_starts=8, discount=GAMMA,
+    )  # fmt: skip
+    discounted, total = [], np.zeros(SMALL.num_envs)
+    for reward in np.asarray(raw.reward, np.float64):
+        total = GAMMA * total + reward
+        discounted.append(total)
+    expected = np.asarray(raw.reward) / np.std(discounted)
+    np.testing.assert_allclose(scaled.reward, expected, rtol=1e-3)
+
+
+def test_population_of_lives_is_the_loop_over_them():
+    agent, task, _ = life(config=AgentConfig(num_envs=4, num_steps=16, num_minibatches=2, hidden=(8,)))
+    population = lo.Mirror(drift=lo.DPO(jnp.float32([0.5, 2.0]), jnp.float32([0.3, 0.6])))
+    train = jax.jit(lambda o, t: agent.train(o, t, jax.random.key(3), num_updates=2)[0].params)
+    rates = task.replace(learning_rate=jnp.float32([1e-3, 1e-2]))
+    axes = (0, jax.tree.map(lambda _: None, task).replace(learning_rate=0))
+    together = jax.vmap(train, in_axes=axes)(population, rates)
+    for i, rate in enumerate([1e-3, 1e-2]):
+        alone = train(jax.tree.map(lambda x, i=i: x[i], population), task.replace(learning_rate=rate))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), together, alone)
+
+
+class Wide(lo.Objective):
+    """Predicts five numbers a state, each the reward."""
+
+    @property
+    def critic_width(self):
+        return 5
+
+    def targets(self, rollout, progress):
+        return rollout.reward[..., None] * jnp.ones(5)
+
+    def loss(self, outputs, rollout, targets, progress):
+        return ((outputs.critic - targets) ** 2).mean() - outputs.log_prob.mean() * 0.0, {}
+
+
+def test_an_objective_with_a_wide_critic_fits_the_same_agent():
+    result = discover.train(Wide(), "probe/constant", total_steps=30_000, num_seeds=1, agent=SMALL, num_evals=2)
+    params = jax.tree.map(lambda x: x[0], result.state.params)
+    predicted = result.agent.networks.critic(params, jnp.ones((1, 1)))
+    np.testing.assert_allclose(predicted, np.ones((1, 5)), atol=0.05)
+
+
+def test_levels_vmap():
+    agent, task, objective = life(config=AgentConfig(num_envs=2, num_steps=8, num_minibatches=1))
+    gravity = jnp.float32([9.8, 20.0])
+    levels = jax.vmap(lambda g: task.env_params.replace(gravity=g))(gravity)
+
+    def start_and_learn(params):
+        level = task.replace(env_params=params)
+        return agent.update(objective, level, agent.init(level, jax.random.key(0)))[0].env.obs
+
+    obs = jax.vmap(start_and_learn)(levels)
+    assert obs.shape == (2, 2, 4)
+    assert not np.allclose(obs[0], obs[1])
+
+
+def test_seed_number_i_is_the_same_among_any_number_of_seeds():
+    arguments = {"total_steps": 2048, "agent": SMALL, "num_evals": 2}
+    two = discover.train("ppo", "CartPole-v1", num_seeds=2, **arguments)
+    four = discover.train("ppo", "CartPole-v1", num_seeds=4, **arguments)
+    np.testing.assert_allclose(two.returns, four.returns[:2], rtol=0.05)
+    assert not np.allclose(four.returns[0], four.returns[1])
+
+
+def test_permutations_are_permutations():
+    for size in (1, 6, 512, 70_000):
+        order = np.asarray(permutations(jax.random.key(0), 3, size))
+        np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(size), (3, 1)))
+    assert not (order[0] == order[1]).all()
+
+
+def test_permutations_are_fair():
+    order = jax.vmap(lambda k: permutations(k, 1, 4)[0])(jax.random.split(jax.random.key(0), 24_000))
+    _, counts = np.unique(np.asarray(order), axis=0, return_counts=True)
+    assert len(counts) == 24
+    np.testing.assert_allclose(counts, 1000, atol=150)  # 4.8 standard deviations of a binomial
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 4), (3, 3, 4, 16), (400, 64)])
+def test_initial_matrices_are_orthogonal(shape):
+    params = {"kernel": jnp.full(shape, 2.0), "bias": jnp.zeros(shape[-1])}
+    made = orthogonalise(params, jax.random.key(0))
+    x = np.asarray(made["kernel"]).reshape(-1, shape[-1]) / 2.0
+    assert not made["bias"].any()
+    gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
+    np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-3)
+
+
+def test_no_factorisation_is_in_any_life():
+    agent, task, objective = life()
+    lives = jax.vmap(lambda key: agent.update(objective, task, agent.init(task, key))[0].params)
+    text = jax.jit(lives).lower(jax.random.split(jax.random.key(0), 2)).as_text()
+    assert not any(word in text.lower() for word in ("lapack", "householder", "cholesky"))
+
+
+def test_actions_reach_the_bounds_and_no_further():
+    env, params = envs.make("Pendulum-v1")
+    networks = make_networks(
+        env.observation_space(params), env.action_space(params),
+        hidden=(4,), activation="tanh", kind="auto", critic_width=1,
+    )  # fmt: skip
+    np.testing.assert_allclose(networks.to_env(jnp.float32([-3.0])), [-2.0])
+    np.testing.assert_allclose(networks.to_env(jnp.float32([0.25])), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_minibatches": 7}, "num_minibatches must divide num_envs \\* num_steps = 512"),
+        ({"num_envs": 0}, "num_envs must be at least 1, and is 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"activation": "gelu"}, "activation must be one of tanh, relu, swish"),
+        ({"hidden": ()}, "hidden must name at least one layer"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(AgentConfig(), **changes)

@@ -1,0 +1,409 @@
+"""The command line as a user meets it: one sentence for every mistake, and the files it promises."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import crash
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import learned_objectives as lo
+from discover import __main__ as cli
+from learned_objectives import library
+
+META = "meta-train quickstart --out out"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The working directory of these commands."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(here, capsys):
+    """Of a command line that cannot be: the one sentence it is answered with; nothing else changes."""
+
+    def run(line):
+        before = snapshot(here)
+        status = cli.main(line.split())
+        said, sentence = capsys.readouterr()
+        assert status == 2, said + sentence
+        assert "Traceback" not in said
+        assert_one_sentence(sentence)
+        assert snapshot(here) == before
+        return sentence
+
+    return run
+
+
+def assert_one_sentence(text):
+    assert text.startswith("discover: ")
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 1
+    assert "Traceback" not in text
+    assert "---" not in text
+
+
+def snapshot(directory):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("trian --out out", "train"),
+        ("metatrain quickstart --out out", "meta-train"),
+        ("train --env CartPol-v1 --out out", "CartPole-v1"),
+        ("train --env brax/ants --out out", "brax/ant"),
+        ("train --env brax/ant@sprong --out out", "spring"),
+        ("train --objective pp0 --out out", "ppo"),
+        ("evaluate ppo dpoo --envs CartPole-v1 --out out", "dpo"),
+        ("evaluate ppo --envs CartPole-v1 Breakout-MiniAtar --out out", "Breakout-MinAtar"),
+        ("meta-train quickstrat --out out", "quickstart"),
+        ("meta-train lpo-minatar --out out", "lpo_minatar"),
+        (f"{META} --envs CartPol-v1", "CartPole-v1"),
+        (f"{META} --evolution.strategy Open_EZ", "Open_ES"),
+    ],
+)
+def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
+    sentence = refused(line)
+    assert "Unknown" in sentence
+    assert f"did you mean {near!r}?" in sentence
+
+
+def test_the_known_names_are_listed(refused):
+    for name in cli.COMMANDS:
+        assert name in refused("frobnicate")
+
+
+POSITIVE = {
+    "train --out out": (
+        "total-steps num-seeds num-evals agent.num-envs agent.num-steps agent.num-epochs agent.num-minibatches "
+        "agent.hidden agent.learning-rate agent.max-grad-norm"
+    ),
+    META: (
+        "total-steps generations evaluate-every evaluation-seeds checkpoint-every width agent.num-envs agent.hidden "
+        "agent.learning-rate evolution.population evolution.lives evolution.chunk evolution.sigma evolution.learning-rate"
+    ),
+    "evaluate ppo --envs probe/action --out out": "total-steps num-seeds",
+}
+SIZES = [(f"{line} --{flag}", flag) for line, flags in POSITIVE.items() for flag in flags.split()]
+
+
+@pytest.mark.parametrize(("line", "flag"), SIZES)
+def test_what_must_be_positive_is_named_with_its_value(refused, line, flag):
+    name = flag.split(".")[-1].replace("-", "_")
+    for value in ("0", "-1"):
+        sentence = refused(f"{line} {value}")
+        assert f"{name} must" in sentence
+        assert value in sentence.split(name)[1]
+
+
+@pytest.mark.parametrize(("line", "flag"), SIZES)
+def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
+    sentence = refused(f"{line} many")
+    assert f"--{flag}" in sentence
+    assert "'many'" in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            f"{META} --evolution.population 7",
+            "population must be even, because candidates come in pairs, and is 7: try 8",
+        ),
+        ("train --agent.num-minibatches 3", "num_minibatches must divide num_envs * num_steps = 512, and 3 does not"),
+        (f"{META} --agent.num-minibatches 3", "num_minibatches must divide num_envs * num_steps = 512, and 3 does not"),
+        ("train --total-steps 100 --out out", "at least one rollout of 4 x 128 = 512 environment steps, and is 100"),
+        (f"{META} --total-steps 100", "at least one rollout of 4 x 128 = 512 environment steps, and is 100"),
+        ("evaluate ppo --envs CartPole-v1 --total-steps 100 --out out", "at least one rollout of 4 x 128"),
+        (f"{META} --seed -1", "seed must be in [0, 2^31), and is -1"),
+        (f"{META} --learning-rates 0.1 0.2", "one per environment (1), and there are 2"),
+        (f"{META} --envs", "envs must name at least one environment"),
+        (f"{META} --evolution.sigma-decay 2", "sigma_decay must be in (0, 1], and is 2.0"),
+        (f"{META} --evolution.shaping best", "Expected one of ('centred_rank', 'z_score', 'pairwise')"),
+        ("train --loss.gamma 1.5 --out out", "gamma must be in [0, 1], and is 1.5"),
+        ("train --agent.activation gelu --out out", "Expected one of ('tanh', 'relu', 'swish')"),
+        ("train --agent.learning-rate nan --out out", "learning_rate must be positive and finite, and is nan"),
+        ("train --num-seeds 1.5 --out out", "--num-seeds"),
+        ("train --agnet.num-envs 3 --out out", "Unrecognized options: --agnet.num-envs, 3"),
+        (f"{META} more", "Unrecognized options: more"),
+        ("train --env brax/swimmer --out out", "'brax/swimmer' is left out: brax 0.14 gives it"),
+        ("train --agent.network cnn --out out", "A CNN needs observations [height, width, channels]"),
+        (f"{META} --agent.network cnn", "A CNN needs observations [height, width, channels]"),
+        ("train --seed 2147483648 --out out", "seed must be in [0, 2^31), and is 2147483648"),
+        (f"train --total-steps 1{'0' * 20} --out out", "must hold fewer than 2^31 rollouts of 512 environment steps"),
+    ],
+)
+def test_what_cannot_be_is_said(refused, line, said):
+    assert said in refused(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("meta-train", "meta-train needs a recipe first: one of quickstart"),
+        ("meta-train --out out", "meta-train needs a recipe first: one of quickstart"),
+        ("meta-train quickstart", "--out PATH"),
+        ("evaluate ppo", "--envs"),
+        ("evaluate --envs CartPole-v1", "at least one objective and one environment"),
+        ("export", "PATH the directory of a run"),
+        ("plot", "PATH the directory of a run"),
+    ],
+)
+def test_what_is_missing_is_said(refused, line, said):
+    assert said in refused(line)
+
+
+def truncated(path):
+    lo.save(lo.Mirror(drift=lo.DPO()), path)
+    os.truncate(path, path.stat().st_size - 4)
+
+
+def foreign(path):
+    safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, path)
+
+
+def newer(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "SCHEMA", 99)
+        lo.save(lo.Mirror(drift=lo.DPO()), path)
+
+
+def text(path):
+    path.write_text("alpha = 2")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (truncated, "is not a complete safetensors file"),
+        (foreign, "is a safetensors file, but learned_objectives did not write it"),
+        (newer, "has schema 99, and this version reads up to 1: update learned_objectives"),
+        (text, "is not a complete safetensors file"),
+        (Path.mkdir, "is a directory without objective.safetensors"),
+        (lambda path: None, "There is no file mine.safetensors"),
+    ],
+    ids=["truncated", "foreign", "newer", "text", "directory", "missing"],
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --out out --objective mine.safetensors",
+        "evaluate ppo mine.safetensors --envs CartPole-v1 --out out",
+    ],
+)
+def test_a_file_that_is_no_objective_is_refused(refused, here, made, said, line):
+    made(here / "mine.safetensors")
+    assert said in refused(line)
+
+
+WRITERS = ["train --env probe/action --out", "evaluate ppo --envs probe/action --out", "meta-train quickstart --out"]
+
+
+@pytest.mark.parametrize("line", [*WRITERS, "quickstart --out"])
+@pytest.mark.parametrize("out", ["/proc/mine", "notes", "notes/mine"])
+def test_an_out_that_cannot_be_is_refused(refused, here, line, out):
+    (here / "notes").write_text("mine")
+    sentence = refused(f"{line} {out}")
+    assert "Cannot write to" in sentence or "notes is a file" in sentence
+
+
+@pytest.mark.parametrize("line", ["meta-train quickstart --out thesis", "quickstart --out thesis"])
+def test_an_out_that_holds_something_else_is_refused(refused, here, line):
+    (here / "thesis").mkdir()
+    (here / "thesis" / "chapter1.tex").write_text("mine")
+    assert "thesis is not empty and holds no run (chapter1.tex is in it): choose another --out." in refused(line)
+
+
+def test_weights_and_biases_are_asked_for_before_anything_is_made(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "wandb is not installed: `pip install wandb`, or leave --wandb out." in refused(f"{META} --wandb")
+
+
+@pytest.fixture
+def a_run(here):
+    """A copy of a run that ended."""
+    shutil.copytree(crash.first().result.out, here / "run")
+    return here / "run"
+
+
+def test_another_recipe_in_a_run_is_refused(refused, a_run):
+    line = " ".join(crash.arguments("run", width=5))
+    assert "run belongs to another recipe: its width is 4, and this one's is 5." in refused(line)
+
+
+def test_an_export_does_not_overwrite(refused, a_run, here):
+    (here / "mine.safetensors").write_text("mine")
+    assert "mine.safetensors exists already" in refused("export run mine.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export run nowhere/mine.safetensors", "nowhere is not a directory: make it first."),
+        ("export run /proc/mine.safetensors", "/proc"),
+        ("export empty mine.safetensors", "empty holds no objective.safetensors: give the directory of a run."),
+        ("export nowhere mine.safetensors", "nowhere holds no objective.safetensors"),
+        ("plot empty", "empty holds no run with an evaluated objective"),
+        ("plot nowhere", "nowhere holds no run with an evaluated objective"),
+        ("plot run --out run/recipe.json/figures", "Not a directory"),
+    ],
+)
+def test_a_run_is_asked_for(refused, a_run, here, line, said):
+    (here / "empty").mkdir()
+    assert said in refused(line)
+
+
+def full(*args, **_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_on_a_full_disk_an_export_leaves_nothing(refused, a_run, monkeypatch):
+    monkeypatch.setattr(os, "replace", full)
+    assert "No space left on device. Check the path" in refused("export run mine.safetensors")
+
+
+def test_a_mistake_of_ours_can_be_debugged(monkeypatch):
+    monkeypatch.setenv("DISCOVER_DEBUG", "1")
+    with pytest.raises(ValueError, match="Unknown command"):
+        cli.main(["trian"])
+
+
+def process(*command, **options):
+    command = [str(word) for word in command]
+    return subprocess.run(command, capture_output=True, text=True, env=crash.environment(), **options)
+
+
+DISCOVER = Path(sys.executable).with_name("discover")
+
+
+def test_a_mistake_in_a_process_of_its_own():
+    done = process(DISCOVER, "train", "--num-seeds", "many")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert_one_sentence(done.stderr)
+
+
+def test_envs_of_the_users_own_are_noticed(here):
+    (here / "envs").mkdir()
+    (here / "envs" / "__init__.py").write_text("")
+    done = process(sys.executable, "-m", "discover", "list", cwd=here)
+    assert done.returncode == 2
+    assert_one_sentence(done.stderr)
+    assert "which is not the envs of this toolkit: rename yours" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_mistake():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([DISCOVER, "list"], stdout=write, stderr=subprocess.PIPE, text=True, env=crash.environment())
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_discover_and_its_module_and_main_are_the_same(capsys):
+    assert cli.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert process(DISCOVER, "list").stdout == listed
+    assert process(sys.executable, "-m", "discover", "list").stdout == listed
+
+
+def test_list_shows_what_there_is(capsys):
+    cli.main(["list"])
+    listed = capsys.readouterr().out
+    for name in ("ppo", "dpo", "quickstart", "lpo_minatar", "CartPole-v1", "Breakout-MinAtar", "brax/ant"):
+        assert name in listed
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_without_a_command_it_lists_them(capsys, words):
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert not stop.value.code
+    assert f"usage: discover {name}" in capsys.readouterr().out
+
+
+def test_a_recipe_explains_its_flags(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["meta-train", "lpo_minatar", "--help"])
+    assert not stop.value.code
+    assert "(default: 800)" in capsys.readouterr().out
+
+
+def is_png(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+SMALL = ["--total-steps", "1024", "--num-seeds", "2", "--out", "out"]
+
+
+def test_train_writes_its_curve(here, capsys):
+    assert cli.main(["train", "--objective", "dpo", "--env", "probe/action", "--num-evals", "2", *SMALL]) == 0
+    rows = [json.loads(line) for line in (here / "out" / "train.jsonl").read_text().splitlines()]
+    assert [row["env_steps"] for row in rows] == [512, 1024]
+    assert all(len(row["returns"]) == 2 for row in rows)
+    assert is_png(here / "out" / "curve.png")
+    assert "final return: mean" in capsys.readouterr().out
+
+
+def test_train_on_a_full_disk(here, capsys, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.main(["train", "--objective", "dpo", "--env", "probe/action", "--num-evals", "2", *SMALL]) == 2
+    assert_one_sentence(capsys.readouterr().err)
+
+
+def test_evaluate_writes_and_prints_its_comparison(here, a_run, capsys):
+    assert cli.main(["evaluate", "dpo", "ppo", "--envs", "probe/action", *SMALL]) == 0
+    result = json.loads((here / "out" / "evaluation.json").read_text())
+    assert list(result["probe/action"]) == ["dpo", "ppo"]
+    assert np.shape(result["probe/action"]["ppo"]["returns"]) == (2, 2)
+    assert is_png(here / "out" / "probe_action.png")
+    heading, row = capsys.readouterr().out.splitlines()[-3:-1]
+    assert heading.split() == ["environment", "dpo", "ppo"]
+    assert row.startswith("probe/action  ")
+
+
+def test_export_writes_what_load_reads(here, a_run, capsys):
+    assert cli.main(["export", "run", "mine.safetensors"]) == 0
+    assert lo.record(here / "mine.safetensors") == lo.record(a_run / "objective.safetensors")
+    assert isinstance(lo.load(here / "mine.safetensors").drift, lo.LPO)
+    assert 'learned_objectives.load("mine.safetensors")' in capsys.readouterr().out
+
+
+def test_plot_draws_the_search_and_the_drift(here, a_run, capsys):
+    assert cli.main(["plot", "run"]) == 0
+    assert is_png(a_run / "search.png")
+    assert is_png(a_run / "drift.png")
+    assert capsys.readouterr().out.splitlines() == ["wrote run/search.png", "wrote run/drift.png"]
+
+
+def test_plot_draws_elsewhere_if_asked(here, a_run):
+    assert cli.main(["plot", "run", "--out", "figures"]) == 0
+    assert is_png(here / "figures" / "drift.png")
+    assert not (a_run / "drift.png").exists()
+
+
+def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
+    monkeypatch.setattr("discover.run.MetaTraining", crash.sharing_programs)
+    assert cli.main(crash.arguments("run", generations=1)) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"
+    assert len(said) == 3

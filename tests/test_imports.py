@@ -1,0 +1,82 @@
+"""Imports go one way: learned_objectives and envs are leaves, and brax is behind one door."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+
+SCRIPT = """
+import json, sys
+import jax, flax.struct, numpy, safetensors.numpy
+before = set(sys.modules)
+import learned_objectives
+print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """Top-level packages: those of jax, flax, numpy and safetensors, and those we add to them."""
+    run = subprocess.run([sys.executable, "-c", SCRIPT], cwd=REPO, capture_output=True, text=True, check=True)
+    return [{name.split(".")[0] for name in names} for names in json.loads(run.stdout)]
+
+
+def test_learned_objectives_adds_nothing_to_its_four_dependencies(imported):
+    # Asked of what we add, since flax may bring optax and orbax along (0.12 does not).
+    _, added = imported
+    dependencies = {"jax", "jaxlib", "flax", "numpy", "safetensors"}
+    assert added - dependencies - sys.stdlib_module_names == {"learned_objectives"}
+
+
+def test_a_user_of_one_objective_pulls_in_no_environment_and_no_strategy(imported):
+    heavy = {"gymnax", "brax", "mujoco", "evosax", "matplotlib", "tensorboardX", "discover", "envs"}
+    assert not heavy & set.union(*imported)
+
+
+def sources(package):
+    files = sorted((REPO / package).rglob("*.py"))
+    assert files
+    return files
+
+
+def imports(file):
+    """Top-level names imported anywhere in a file, at its head or late."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            relative = file.relative_to(REPO).parts[0]
+            yield relative if node.level else node.module.split(".")[0]
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if name in {"import_module", "__import__"}:
+                yield node.args[0].value.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("learned_objectives", {"envs", "discover", "gymnax", "evosax", "optax", "orbax"}),
+        ("envs", {"learned_objectives", "discover", "evosax", "optax", "orbax"}),
+    ],
+)
+def test_the_leaves_know_neither_each_other_nor_discover(package, forbidden):
+    broken = {f.name: known for f in sources(package) if (known := forbidden & {*imports(f)})}
+    assert not broken
+
+
+@pytest.mark.parametrize("package", ["learned_objectives", "envs", "discover"])
+def test_brax_is_behind_one_door(package):
+    importers = {str(f.relative_to(REPO)) for f in sources(package) if "brax" in {*imports(f)}}
+    assert importers == ({"envs/brax.py"} if package == "envs" else set())
+
+
+def test_no_package_imports_from_the_tests():
+    for package in ("learned_objectives", "envs", "discover"):
+        for file in sources(package):
+            assert not {"tests", "conftest", "pytest"} & {*imports(file)}, file

@@ -1,0 +1,384 @@
+"""A run survives what happens to it, and comes to the same file on any number of devices."""
+
+import dataclasses
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import crash
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import discover
+import learned_objectives as lo
+from discover import run
+from discover.run import MetaTraining
+from discover.store import RunError, open_run
+
+MOMENTS = random.Random(0)
+KILLS = (
+    crash.Moment(-1, False, MOMENTS.uniform(1.0, 4.0)),
+    crash.Moment(1, False, MOMENTS.uniform(0.0, 0.15)),
+    crash.Moment(3, True, MOMENTS.uniform(0.0, 0.03)),
+    crash.Moment(5, True, MOMENTS.uniform(0.0, 0.06)),
+    crash.Moment(8, False, MOMENTS.uniform(0.0, 0.15)),
+)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(NamedTuple):
+    status: int
+    said: str
+    generations: list[int]  # of the checkpoints
+    meanwhile: str  # what a second process was told before
+
+
+def stop(out, number, generation):
+    with crash.start(out, devices=1) as process:
+        assert crash.Moment(generation, False, 0.0).wait(process, out)
+        with pytest.raises(RunError) as refusal, open_run(out, crash.recipe()):
+            pass
+        process.send_signal(number)
+        said, _ = process.communicate()
+    generations = sorted(int(p.name) for p in (out / "checkpoints").iterdir())
+    return Stopped(process.returncode, said, generations, str(refusal.value))
+
+
+def kill_often(out):
+    died = [crash.kill(out, moment, devices=2) for moment in KILLS]
+    crash.finish(out, devices=2)
+    return died
+
+
+def stop_twice(out):
+    stopped = [stop(out, number, 3 * i + 1) for i, number in enumerate(SIGNALS)]
+    crash.finish(out, devices=1)
+    return dict(zip(SIGNALS, stopped, strict=True))
+
+
+@pytest.fixture(scope="module")
+def children(tmp_path_factory):
+    """Runs in processes of their own, two at a time: name -> (directory, what became of it), once it ended.
+
+    On four devices, on two and on one: what they come to must not depend on it.
+    """
+    root = tmp_path_factory.mktemp("children")
+    crash.recipe()
+    jobs = {
+        "calm": crash.finish,
+        "killed": kill_often,
+        "stopped": stop_twice,
+    }
+    pool = ThreadPoolExecutor(2)
+    started = {name: pool.submit(job, root / name) for name, job in jobs.items()}
+    yield lambda name: (root / name, started[name].result())
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def calm(children):
+    return children("calm")[0]
+
+
+def test_the_run_of_these_tests_searches(calm):
+    norms = [row["mean_norm"] for row in crash.logged(calm)]
+    assert len(set(norms)) > 8
+
+
+def test_every_generation_is_logged_once(calm):
+    assert [row["generation"] for row in crash.logged(calm)] == list(range(17))
+
+
+def test_sigkill_came_five_times(children):
+    assert children("killed")[1] == [True] * 5
+
+
+def test_killed_and_resumed_on_two_devices_it_exports_the_same_bytes(children, calm):
+    assert crash.exported(children("killed")[0]) == crash.exported(calm)  # which had four
+
+
+def test_killed_and_resumed_it_logs_the_same_rows(children, calm):
+    assert crash.logged(children("killed")[0]) == crash.logged(calm)
+
+
+def test_killed_and_resumed_it_leaves_no_halves(children):
+    out = children("killed")[0]
+    assert not crash.is_writing(out)
+    assert not list(out.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_it_with_its_exit_status(children, number):
+    assert children("stopped")[1][number].status == 128 + number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_it_after_a_checkpoint(children, number):
+    stopped = children("stopped")[1][number]
+    last = f"Stopped after generation {stopped.generations[-1]}, which is saved; the same command goes on from there."
+    assert stopped.said.splitlines()[-1] == last
+
+
+def test_stopped_and_resumed_on_one_device_it_exports_the_same_bytes(children, calm):
+    assert crash.exported(children("stopped")[0]) == crash.exported(calm)
+
+
+def test_stopped_and_resumed_it_logs_the_same_rows(children, calm):
+    assert crash.logged(children("stopped")[0]) == crash.logged(calm)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_another_process_is_refused_while_it_goes_on(children, number):
+    assert "Another process is running in" in children("stopped")[1][number].meanwhile
+
+
+@pytest.fixture(scope="module")
+def first():
+    return crash.first()
+
+
+def test_the_first_generation_compiles(first):
+    assert first.compilations[0] < first.compilations[1]
+
+
+def test_the_second_generation_and_all_others_compile_nothing(first):
+    late = [count for generation, count in first.compilations.items() if generation >= 1]
+    assert len(late) == 16
+    assert len(set(late)) == 1
+
+
+def test_a_resumed_run_compiles_no_life_again(first, tmp_path):
+    crash.search(tmp_path / "run", generations=4)
+    with crash.Compilations() as compilations:
+        crash.search(tmp_path / "run", generations=8)
+    assert compilations.count == 0
+
+
+def test_in_python_it_exports_the_same_bytes(first, calm):
+    assert crash.exported(first.result.out) == crash.exported(calm)
+
+
+def test_generations_may_grow(first, tmp_path):
+    crash.search(tmp_path / "run", generations=4)
+    crash.search(tmp_path / "run")
+    assert crash.exported(tmp_path / "run") == crash.exported(first.result.out)
+
+
+def damage(checkpoint, how):
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    for path in files:
+        if how == "gone":
+            path.unlink()
+        else:
+            os.truncate(path, path.stat().st_size // 2 if how == "cut" else 0)
+    assert files
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(first, tmp_path, capsys, how):
+    crash.search(tmp_path / "run", generations=4)
+    damage(tmp_path / "run" / "checkpoints" / "4", how)
+    crash.search(tmp_path / "run")
+    notice = capsys.readouterr().err
+    assert notice.startswith("The checkpoint of generation 4 is damaged (")
+    assert notice.endswith("; trying the one before.\n")
+    assert crash.exported(tmp_path / "run") == crash.exported(first.result.out)
+    assert crash.logged(tmp_path / "run") == crash.logged(first.result.out)
+
+
+def test_without_a_readable_checkpoint_it_says_so_and_keeps_what_there_is(first, tmp_path):
+    crash.search(tmp_path / "run", generations=4)
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        damage(checkpoint, "cut")
+    objective = crash.exported(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"^No checkpoint in .* can be read: choose another --out and start anew.$"):
+            crash.search(tmp_path / "run")
+    assert crash.exported(tmp_path / "run") == objective
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB, and how to make it larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk]).returncode:
+        pytest.skip("only root can mount a small disk, and not everywhere")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_space(first, small_disk):
+    disk, enlarge = small_disk
+    with crash.start(disk / "run") as process:
+        _, sentence = process.communicate()
+    assert process.returncode == 2
+    assert sentence.startswith("discover: Cannot write the checkpoint of generation ")
+    assert sentence.endswith("(No space left on device): the same command goes on from the one before, once it can.\n")
+    enlarge()
+    crash.search(disk / "run")
+    assert crash.exported(disk / "run") == crash.exported(first.result.out)
+
+
+def snapshot(directory):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 6}, "its seed is 5, and this one's is 6"),
+        ({"width": 8, "seed": 6}, "its width is 4, and this one's is 8"),
+        ({"agent.num_steps": 64}, "its agent.num_steps is 32, and this one's is 64"),
+        ({"evolution.sigma": 0.2}, "its evolution.sigma is 1.0, and this one's is 0.2"),
+    ],
+)
+def test_the_run_of_another_recipe_is_refused_and_untouched(first, changes, named):
+    before = snapshot(first.result.out)
+    with pytest.raises(RunError, match="belongs to another recipe") as refusal:
+        crash.search(first.result.out, **changes)
+    assert named in str(refusal.value)
+    assert snapshot(first.result.out) == before
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_untouched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("Chapter 1")
+    before = snapshot(tmp_path)
+    with pytest.raises(RunError, match=r"is not empty and holds no run \(thesis.tex is in it\): choose another --out."):
+        crash.search(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_file_is_refused_and_untouched(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(RunError, match="notes is a file; --out must name a directory"):
+        crash.search(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_the_lock_of_a_run_that_ended_holds_nobody_off(first):
+    with open_run(first.result.out, crash.recipe()) as store:
+        assert store.path == first.result.out
+
+
+def half_diverge(setting, objective, task, key):
+    """In place of a life: one of each pair diverges, for their perturbations are opposite."""
+    total = objective.drift.out.sum()
+    return jnp.where(total > 0, jnp.nan, total)
+
+
+@pytest.fixture
+def half_diverged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "life_fitness", half_diverge)
+    result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
+    return result, capsys.readouterr().out
+
+
+def test_a_candidate_that_diverges_leaves_the_mean_finite(half_diverged):
+    result, _ = half_diverged
+    template = crash.recipe().template()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.objective))
+    assert np.isfinite(result.rows[-1]["mean_norm"])
+    assert result.rows[-1]["mean_norm"] != result.rows[0]["mean_norm"]
+    assert jax.tree.structure(result.objective) == jax.tree.structure(template)
+
+
+def test_the_share_that_diverged_is_logged_and_shown(half_diverged):
+    result, said = half_diverged
+    assert result.rows[-1]["diverged"] == 0.5
+    assert "diverged 50%" in said
+    assert np.isfinite(list(result.rows[-1]["fitness"][crash.TINY["envs"]].values())).all()
+
+
+def test_a_generation_that_diverges_as_a_whole_leaves_the_search_where_it_was(first):
+    training = crash.sharing_programs(crash.recipe())
+    hopeless = [s._replace(task=s.task.replace(learning_rate=jnp.float32(jnp.nan))) for s in training.settings]
+    training.settings = tuple(hopeless)
+    before = training.init()
+    after, fitness = training.generation(before)
+    assert np.isnan(fitness).all()
+    assert after.generation == 1
+    for name in ("mean", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after.search, name), getattr(before.search, name))
+
+
+@pytest.fixture(scope="module")
+def record(first):
+    return lo.record(first.result.out / "objective.safetensors")
+
+
+def test_the_record_holds_the_recipe(record):
+    assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(crash.recipe())))
+    assert record["seed"] == 5
+
+
+def test_the_record_holds_how_far_the_run_came(record):
+    # 16 generations of 4 candidates; 5 evaluations (at 0, 4, 8, 12 and 16) of 4 lives; 1024 steps in each life.
+    assert record["generations"] == 16
+    assert record["env_steps"] == (16 * 4 + 5 * 4) * 1024
+
+
+def test_the_record_holds_whose_mean_it_is(record, first):
+    scores = {row["generation"]: row["best_score"] for row in first.result.rows if "evaluation" in row}
+    assert record["generation"] == max(scores, key=scores.get)  # the first of those that are equal
+    assert record["generation"] > 0
+
+
+@pytest.mark.parametrize(
+    ("generation", "steps"),
+    [(0, 4 * 1024), (3, (3 * 4 + 4) * 1024), (4, (4 * 4 + 8) * 1024), (6, (6 * 4 + 12) * 1024)],
+)
+def test_environment_steps_count_every_life(generation, steps):
+    # Evaluations at 0, at 4, and at the last generation, 6.
+    assert MetaTraining(crash.recipe(generations=6)).env_steps(generation) == steps
+
+
+def test_environment_steps_are_those_that_were_taken():
+    # A life of 1100 steps holds 8 rollouts of 4 x 32: 1024. Two lives a candidate; two environments.
+    c = crash.recipe(total_steps=1100, generations=3)
+    evolution = dataclasses.replace(c.evolution, lives=2)
+    c = dataclasses.replace(c, envs=("CartPole-v1", "probe/action"), evolution=evolution)
+    assert MetaTraining(c).env_steps(2) == 2 * 1024 * (2 * 4 * 2 + 4)
+
+
+def test_the_record_holds_versions_and_device(record):
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["versions"]["numpy"] == np.__version__
+    assert record["device"] == "cpu (cpu)"
+
+
+def test_the_record_holds_every_evaluation(record, first):
+    logged = {str(r["generation"]): r["evaluation"] for r in first.result.rows if "evaluation" in r}
+    assert record["evaluations"] == logged
+    assert list(logged) == ["0", "4", "8", "12", "16"]
+
+
+def test_the_export_is_the_best_mean(first):
+    loaded = lo.load(first.result.out / "objective.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, loaded, first.result.objective)
+    assert loaded.gamma == crash.recipe().loss.gamma
+
+
+def test_the_export_works_in_a_plain_loss(first, samples):
+    drift = lo.load(first.result.out / "objective.safetensors")
+    slope = jax.grad(lambda log_ratio: -drift.surrogate(log_ratio, samples[1]).mean())(samples[0])
+    assert np.isfinite(slope).all()
+    assert slope.any()
+
+
+def test_new_leaves_and_a_new_seed_compile_nothing():
+    train = functools.partial(
+        discover.train, env="probe/action", total_steps=1024, num_seeds=2, num_evals=2, loss=discover.LossConfig()
+    )
+    before = train(lo.Mirror(drift=lo.DPO(alpha=2.0, beta=0.6)), seed=0)
+    with crash.Compilations() as compilations:
+        after = train(lo.Mirror(drift=lo.DPO(alpha=1.0, beta=0.3)), seed=1)
+    assert compilations.count == 0
+    assert (before.returns != after.returns).any()
