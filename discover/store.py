@@ -45,8 +45,9 @@ class Store:
         """A checkpoint, atomic: it appears under its name only when all of it is on disk."""
         if generation not in self._manager.all_steps():
             try:
-                self._manager.save(generation, args=_orbax().args.StandardSave(state))
-                self._manager.wait_until_finished()
+                with _quiet_tensorstore():
+                    self._manager.save(generation, args=_orbax().args.StandardSave(state))
+                    self._manager.wait_until_finished()
             except Exception as error:  # whatever a full disk makes tensorstore raise
                 full = "No space left on device"
                 reason = full if full in str(error) else _first_line(error)
@@ -206,9 +207,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["unreadable"])[0][:120]
 
 
+@contextlib.contextmanager
+def _quiet_tensorstore() -> Iterator[None]:
+    """When one array of a checkpoint cannot be written, the threads that write the others report to an event loop that is
+    gone, each with a traceback, some after the error itself has arrived: so the hook is put back only after a success."""
+    show = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = show
+
+
 def _orbax():
     """Imported when the first checkpoint is due: it takes seconds. It logs what it raises, at length."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     import orbax.checkpoint as ocp
 
     return ocp
