@@ -13,6 +13,8 @@ from learned_objectives import Rollout
 
 PyTree = Any
 
+SMALL = 64  # numbers in an observation: the last one of every step is kept, for one product over the whole rollout
+
 
 class RunningStats(struct.PyTreeNode):
     """Mean and variance of everything seen so far (Chan et al. 1979, merged a rollout at a time)."""
@@ -125,7 +127,8 @@ def rollout(
     """Act for T steps in B environments, which reset themselves.
 
     Each environment gets `num_starts` fresh starts, drawn before the first step: all at once, which is far cheaper than one
-    a step, most of them thrown away. One that ends more episodes than that begins again at its first start.
+    by one in the loop. An episode that ends at step t is followed by start number t mod `num_starts`, so that with as many as
+    steps none is used twice; that index is the same for all environments, which makes it a slice and not a gather.
 
     The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
     that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
@@ -136,31 +139,35 @@ def rollout(
     keys = jax.random.split(env_key, (num_steps, num_envs))
     noise = networks.noise(noise_key, (num_steps, num_envs))
     starts = jax.vmap(jax.vmap(env.reset_env, in_axes=(0, None)), in_axes=(0, None))(
-        jax.random.split(start_key, (num_envs, num_starts)), env_params
+        jax.random.split(start_key, (num_starts, num_envs)), env_params
     )
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
 
-    def step(carry_and_used, keys_and_noise):
-        (c, used), (keys, noise) = carry_and_used, keys_and_noise
+    batched = carry.obs[0].size <= SMALL
+
+    def step(c, step_input):
+        t, keys, noise = step_input
         policy = networks.actor(params, see(c, c.obs))
         action = policy.sample(noise)
         final_obs, state, reward, terminated, truncated = env_step(
             env, keys, c.state, networks.to_env(action), env_params
         )
         done = terminated | truncated
-        final = networks.critic(params, see(c, final_obs))
-        obs, state = _select(done, _take(starts, used), (final_obs, state))
+        final = final_obs if batched else networks.critic(params, see(c, final_obs))
+        start = jax.tree.map(lambda x: x[t % num_starts], starts)
+        obs, state = _select(done, start, (final_obs, state))
         out = (c.obs, action, policy.log_prob(action), final, reward, terminated, truncated)
         c, discounted = _advance(c, obs, state, reward, done, discount)
-        return (c, (used + done) % num_starts), (out, discounted)
+        return c, (out, discounted)
 
-    used = jnp.zeros(num_envs, jnp.int32)
-    (carry, _), (out, discounted) = jax.lax.scan(step, (carry, used), (keys, noise))
+    carry, (out, discounted) = jax.lax.scan(step, carry, (jnp.arange(num_steps), keys, noise))
     obs, action, log_prob, final, reward, terminated, truncated = out
     # Values at the visited states in one product over the whole rollout, rather than in T small ones. Within an episode the
     # true successor is the next state visited; `final` is read only where an episode ended.
     values = networks.critic(params, see(carry, jnp.concatenate([obs, carry.obs[None]])))
     done = (terminated | truncated)[..., None]
+    if batched:
+        final = networks.critic(params, see(carry, final))
     next_critic = jnp.where(done, final, values[1:])
     reward, carry = _scale_reward(reward, discounted, carry)
     return carry, Rollout(obs, action, log_prob, values[:-1], next_critic, reward, terminated, truncated)
@@ -170,11 +177,6 @@ def _step_env(env, key, state, action, env_params):
     """One step of one environment, without the auto-reset of `env.step`."""
     obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
     return obs, state, reward, terminated, env.is_truncated(state, env_params)
-
-
-def _take(starts: PyTree, index: jax.Array) -> PyTree:
-    """Each environment's start number `index` i32[B], of leaves [B, starts, ...]."""
-    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, index), starts)
 
 
 def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:
