@@ -132,8 +132,8 @@ class Search:
         return {"mean_norm": number(optax.tree.norm(self.mean(state)))}
 
     def placed(self, state: MetaState) -> MetaState:
-        """The state as `generation` expects it, on its devices: after `init`, and after a checkpoint."""
-        return state
+        """A state from a checkpoint, on the devices that `generation` expects it on."""
+        return free(state)
 
     def _key(self, purpose: str, generation: int) -> jax.Array:
         return jax.random.fold_in(purpose_key(self.recipe.seed, purpose), generation)

@@ -145,7 +145,8 @@ class _Maze:
     def template(self) -> Level:
         bits = np.array([[int(bit) for bit in f"{int(row, 16):013b}"] for row in self.rows.split()])
         walls = np.flatnonzero(bits)
-        return make_level(13, 13, objects=[[1.0, 0.5, 0.01]] * 3, walls=walls, max_steps=50)
+        level = make_level(13, 13, objects=[[1.0, 0.5, 0.01]] * 3, walls=walls, max_steps=50)
+        return level.replace(shuffled=jnp.asarray(False))
 
     @staticmethod
     def redraw(key: jax.Array, level: Level) -> Level:
@@ -206,13 +207,13 @@ def distribution(name: str) -> Distribution:
 
 
 def _build(name: str) -> tuple[GridWorld, Callable[[jax.Array], Level]]:
+    if name in MAZES or name == "mazes":
+        mazes = [_Maze(MAZES[name])] if name in MAZES else [_Maze(rows) for rows in MAZES.values()]
+        return GridWorld(13, 13, 3, distribution=name), _among([maze.template() for maze in mazes], _Maze.redraw)
     if name.split("_")[0] in RANDOM:
         family = RANDOM[name.split("_")[0]]
         size = family.sizes[1]
         return GridWorld(size, size, family.objects[1], distribution=name), family.sample
-    if name in MAZES or name == "mazes":
-        mazes = [_Maze(MAZES[name])] if name in MAZES else [_Maze(rows) for rows in MAZES.values()]
-        return GridWorld(13, 13, 3, distribution=name), _among([maze.template() for maze in mazes], _Maze.redraw)
     fixed = list(TABULAR.values()) if name == "tabular" else [{**TABULAR, **GROOVE_CODE, **SHUFFLED}[name]]
     padded = tuple(int(size) for size in np.max([(*f.size, len(f.objects)) for f in fixed], axis=0))
     observation = "planes" if name in SHUFFLED else "index"

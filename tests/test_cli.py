@@ -402,7 +402,7 @@ def test_plot_draws_elsewhere_if_asked(here, a_run):
 
 
 def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.run.MetaTraining", crash.sharing_programs)
+    monkeypatch.setattr("discover.run.SEARCHES", {"evolution": crash.sharing_programs})
     assert cli.main(crash.arguments("run", generations=1)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"

@@ -1,5 +1,6 @@
 """A run survives what happens to it, and comes to the same file on any number of devices."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -18,8 +19,8 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import run
-from discover.run import MetaTraining
+from discover import run, search
+from discover.search import EvolutionSearch
 from discover.store import RunError, open_run
 
 MOMENTS = random.Random(0)
@@ -276,7 +277,7 @@ def half_diverge(setting, objective, task, key):
 
 @pytest.fixture
 def half_diverged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "life_fitness", half_diverge)
+    monkeypatch.setattr(search, "life_fitness", half_diverge)
     result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
     return result, capsys.readouterr().out
 
@@ -299,11 +300,11 @@ def test_the_share_that_diverged_is_logged_and_shown(half_diverged):
 
 def test_a_generation_that_diverges_as_a_whole_leaves_the_search_where_it_was(first):
     training = crash.sharing_programs(crash.recipe())
-    hopeless = [s._replace(task=s.task.replace(learning_rate=jnp.float32(jnp.nan))) for s in training.settings]
-    training.settings = tuple(hopeless)
+    training = copy.copy(training)
+    training._lives = [lambda *_: jnp.full((2, 2), jnp.nan)]
     before = training.init()
-    after, fitness = training.generation(before)
-    assert np.isnan(fitness).all()
+    after, seen = training.generation(before)
+    assert seen["diverged"] == 1.0
     assert after.generation == 1
     for name in ("mean", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after.search, name), getattr(before.search, name))
@@ -320,9 +321,9 @@ def test_the_record_holds_the_recipe(record):
 
 
 def test_the_record_holds_how_far_the_run_came(record):
-    # 16 generations of 4 candidates; 5 evaluations (at 0, 4, 8, 12 and 16) of 4 lives; 1024 steps in each life.
+    # 16 generations of 4 candidates; 5 evaluations (at 0, 4, 8, 12 and 16) of 4 lives; 2048 steps in each life.
     assert record["generations"] == 16
-    assert record["env_steps"] == (16 * 4 + 5 * 4) * 1024
+    assert record["env_steps"] == (16 * 4 + 5 * 4) * 2048
 
 
 def test_the_record_holds_whose_mean_it_is(record, first):
@@ -331,21 +332,21 @@ def test_the_record_holds_whose_mean_it_is(record, first):
     assert record["generation"] > 0
 
 
-@pytest.mark.parametrize(
-    ("generation", "steps"),
-    [(0, 4 * 1024), (3, (3 * 4 + 4) * 1024), (4, (4 * 4 + 8) * 1024), (6, (6 * 4 + 12) * 1024)],
-)
-def test_environment_steps_count_every_life(generation, steps):
-    # Evaluations at 0, at 4, and at the last generation, 6.
-    assert MetaTraining(crash.recipe(generations=6)).env_steps(generation) == steps
+@pytest.mark.parametrize(("generation", "lives"), [(0, 4), (3, 3 * 4 + 4), (4, 4 * 4 + 8), (16, 16 * 4 + 20)])
+def test_environment_steps_count_every_life(first, generation, lives):
+    # 4 candidates a generation; evaluations of 4 lives at 0 and at every fourth; 2048 steps in each life.
+    assert first.result.rows[generation]["env_steps"] == lives * 2048
 
 
 def test_environment_steps_are_those_that_were_taken():
-    # A life of 1100 steps holds 8 rollouts of 4 x 32: 1024. Two lives a candidate; two environments.
+    # A life of 1100 steps holds 8 rollouts of 4 x 32. Two lives for each of 4 candidates, in each of two environments.
     c = crash.recipe(total_steps=1100, generations=3)
     evolution = dataclasses.replace(c.evolution, lives=2)
-    c = dataclasses.replace(c, envs=("CartPole-v1", "probe/action"), evolution=evolution)
-    assert MetaTraining(c).env_steps(2) == 2 * 1024 * (2 * 4 * 2 + 4)
+    c = dataclasses.replace(c, envs=("probe/observation_action", "probe/action"), evolution=evolution)
+    training = EvolutionSearch(c)
+    training._lives = [lambda *_: jnp.zeros((2, 2))] * 2
+    state, _ = training.generation(training.init())
+    assert training.env_steps(state) == 2 * (4 * 2) * 1024
 
 
 def test_the_record_holds_versions_and_device(record):
