@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from gymnax.environments import spaces
 
 from discover import rollout as ro
 from discover.networks import ACTIVATIONS, Networks, make_networks
@@ -162,6 +163,18 @@ class Agent:
     env: Any  # of the gymnax 1.0 interface
     config: AgentConfig
     critic_width: int = 1
+
+    @classmethod
+    def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:
+        """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
+        agent = cls(env, config, objective.critic_width)
+        agent.networks  # raises for spaces that no head serves  # noqa: B018
+        if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
+            raise ValueError(
+                f"{type(objective).__name__} reads the probability of an action, and the actions of {env.name} are "
+                "continuous: choose an environment with discrete ones, or a drift ('lpo', 'ppo')."
+            )
+        return agent
 
     @cached_property
     def networks(self) -> Networks:

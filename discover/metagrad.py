@@ -31,6 +31,8 @@ from learned_objectives.recurrent import STATES
 
 PyTree = Any
 
+LOOK = 2_000_000_001  # folded into an agent's key, where its updates fold their number
+
 
 @dataclass(frozen=True)
 class MetaGradConfig:
@@ -149,7 +151,7 @@ class MetaGrad:
 
         after, metrics = jax.lax.scan(update, before, None, length=self.config.window)
         estimator = ESTIMATORS[self.config.estimator]
-        env, outer = self._look(objective, jax.lax.stop_gradient(after), member, own_critic=estimator is standard)
+        env, outer = self._look(objective, jax.lax.stop_gradient(after), member, own_critic=estimator in OWN_CRITIC)
         advantage = generalised_advantage(outer, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda)
         seen = Window(before, after, metrics, outer, jax.lax.stop_gradient(normalise(advantage)))
         loss = estimator(self, objective, member, seen) + self.regulariser(seen)
@@ -164,7 +166,7 @@ class MetaGrad:
         self, objective: Objective, after: AgentState, member: Member, *, own_critic: bool = False
     ) -> tuple[ro.EnvCarry, Rollout]:
         """A rollout of the agent as it has become, on keys that none of its updates uses."""
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(after.key, after.num_updates), 1), 3)
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(after.key, LOOK), after.num_updates), 3)
         if own_critic:
             return self.agent.rollout(objective, member.drawn.task, after, list(keys))
         params = {"actor": after.params["actor"], "critic": member.critic}
@@ -245,8 +247,9 @@ def debiased(search: MetaGrad, objective: Objective, member: Member, seen: Windo
 
 
 def standard(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """The same with the agent's own critic, for objectives that have a value. Reference: Xu et al. 2018, arXiv:1805.09801."""
-    return search.policy_loss(seen.after, seen.outer, seen.advantage)
+    """The same policy gradient, of a window whose advantages came from the agent's own critic: for objectives that have a
+    value. Reference: Xu et al. 2018, arXiv:1805.09801."""
+    return debiased(search, objective, member, seen)
 
 
 def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
@@ -275,4 +278,5 @@ def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: W
     return target.kl(agent.networks.actor(seen.after.params, obs)).mean()
 
 
+OWN_CRITIC = (standard,)  # are shown advantages by the agent's own critic, and not by the outer one
 ESTIMATORS: dict[str, Estimator] = {e.__name__: e for e in (debiased, standard, bootstrapped)}

@@ -25,6 +25,7 @@ from discover.train import as_arrays, resolve_objective
 PyTree = Any
 
 JUDGEMENT = 2_000_000_000  # folded into an agent's key, where its updates fold their number
+STAGGER = 1_000_033  # folded into a first member's key: how much of its life is left
 STRETCHES = 10  # a life's training return is that of the last of so many equal stretches
 
 
@@ -96,8 +97,7 @@ class Search:
         rates = recipe.learning_rates or (recipe.agent.learning_rate,) * len(recipe.envs)
         for name, rate in zip(recipe.envs, rates, strict=True):
             env, _ = envs.make(name)
-            agent = Agent(env, recipe.agent, self.template.critic_width)
-            agent.networks  # raises here, with a sentence, for spaces that no head serves  # noqa: B018
+            agent = Agent.fit(env, recipe.agent, self.template)
             tasks = cu.Tasks(agent, recipe.total_steps, rate, num_fixed, recipe.seed)
             episodes = recipe.fitness_episodes or (None if recipe.total_steps else 64)
             yield Setting(agent, tasks, episodes)
@@ -346,7 +346,7 @@ class GradientSearch(Search):
                 drawn = cu.fresh(tasks, jax.random.fold_in(key, cu.TASK))
                 # Whole windows until it is replaced, as if its life had begun some time ago.
                 windows = -(-cu.num_updates(tasks.agent.config, drawn.task) // c.window)
-                left = jax.random.randint(jax.random.fold_in(key, 1), (), 1, windows + 1)
+                left = jax.random.randint(jax.random.fold_in(key, STAGGER), (), 1, windows + 1)
                 return self.meta.birth(drawn, key, left * c.window)
 
             return jax.vmap(one)(keys)
@@ -394,7 +394,7 @@ class GradientSearch(Search):
         if ended.any():
             search, extra = self._renew(search, ended, index)
         row = {name: number(np.asarray(value).mean()) for name, value in metrics.items()}
-        row |= {"gradient_norm": number(norm), "ended": int(ended.sum())}
+        row |= {"gradient_norm": number(norm), "ended": int(ended.sum())}  # a norm of None: the step was skipped
         updates = state.updates + c.members * (c.window + 1) + extra
         return state.replace(generation=state.generation + 1, updates=updates, search=search), {"meta": row}
 

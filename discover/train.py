@@ -74,8 +74,7 @@ def train(
         require_counts(chunk=chunk)
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
-    if learner.critic_width != loaded.critic_width:
-        learner = Agent(learner.env, learner.config, loaded.critic_width)
+    learner = Agent.fit(learner.env, learner.config, loaded)
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")

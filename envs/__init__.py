@@ -5,7 +5,7 @@
 >>> obs, state = env.reset(key, params)
 >>> obs, state, reward, terminated, truncated, info = env.step(key, state, action, params)
 
-Observations are float32 of rank one or more, rewards float32, flags bool. `step` starts a new
+Observations are float32 of rank one or more, or in grid worlds one integer; rewards float32, flags bool. `step` starts a new
 episode when the old one ends; `info["final_observation"]` is what was seen just before that.
 """
 
@@ -108,13 +108,22 @@ def _build(name, kwargs):
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):
-        return dataclasses.replace(levels.distribution(name.removeprefix("gridworld/")).env, **kwargs)
+        return _grid(name.removeprefix("gridworld/"), **kwargs)
     if name.startswith("brax/"):
         from envs.brax import Brax  # brax takes seconds to import, and few runs need it
 
         task, backend = name.removeprefix("brax/").split("@")
         return Brax(task, backend=backend, **kwargs)
     return Uniform(gymnax.make(name, **kwargs)[0], name=name)
+
+
+def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:
+    env = levels.distribution(distribution).env
+    if observation == "index" and distribution in levels.SHUFFLED:
+        raise ValueError(
+            f"objects move about in 'gridworld/{distribution}', and an index cannot say where: use 'planes'."
+        )
+    return dataclasses.replace(env, actions=actions, observation=observation or env.observation)
 
 
 def _normalise(name: str, kwargs: dict) -> tuple[str, dict]:

@@ -59,7 +59,8 @@ class GridWorld(Environment):
     """A family of worlds that share a size, a number of objects and a set of actions.
 
     A step moves the agent (a wall or the edge holds it where it is), collects, ends the episode with the probability that
-    the collected objects sum to, and lets absent objects come back; one collected just now does not.
+    the collected objects sum to, and lets absent objects come back; one collected just now does not. Several objects may lie
+    in one cell, the agent's included, and are collected together.
 
     Observations, by `observation`:
       "index": one integer, cell + C * (the presence bits of the objects): what a tabular agent looks up. Objects that move
@@ -110,16 +111,21 @@ class GridWorld(Environment):
         return self.sample_level(jax.random.key(0))
 
     def sample_level(self, key: jax.Array) -> Level:
-        """A world of this distribution."""
+        """A world of this distribution; of a custom family an empty one with an object in its last cell, whatever the key."""
         from envs import levels
 
-        return levels.sample(key, self.distribution)
+        if self.distribution != "custom":
+            return levels.sample(key, self.distribution)
+        size, padded = (self.height, self.width), (self.height, self.width, self.num_objects)
+        last = self.num_cells - 1
+        return make_level(*size, objects=[[1.0, 1.0, 0.0]], cells=[last], start=0, max_steps=100, padded=padded)
 
     def reset_env(self, key, params: Level):
         state = self._start(key, params)
         return self.observe(state, params), state
 
     def _start(self, key, params: Level) -> GridState:
+        """A new episode; in a shuffled level, agent and objects are where they were never before."""
         uniform = jax.random.uniform(key, (self.num_objects + 1,))
         anywhere = _random_cell(params, uniform)
         return GridState(
@@ -211,10 +217,17 @@ def make_level(
 
     Raises ValueError, in a sentence, for a world that cannot be.
     """
-    objects = np.asarray(objects, np.float64).reshape(-1, 3)
+    objects = np.asarray(objects, np.float64)
+    _require(objects.size > 0, "a level needs at least one object, and has none.")
+    _require(
+        objects.ndim == 2 and objects.shape[1] == 3,
+        f"objects must be rows of [reward, p_terminate, p_respawn], and have shape {objects.shape}.",
+    )
+    _require(
+        height >= 1 and width >= 1, f"a level needs a height and a width of at least 1, and has {height} x {width}."
+    )
     walls = np.asarray(walls, np.int64).reshape(-1)
     count = height * width
-    _require(len(objects) >= 1, "a level needs at least one object, and has none.")
     _require(max_steps >= 1, f"max_steps must be at least 1, and is {max_steps}.")
     off = walls[(walls < 0) | (walls >= count)]
     _require(
@@ -225,6 +238,7 @@ def make_level(
     _require(bool(np.isfinite(objects[:, 0]).all()), "rewards must be finite, and one is not.")
     free = np.setdiff1d(np.arange(count), walls)
     _require(free.size > 0, f"a level needs a free cell, and walls fill all {count}.")
+    _require(start is None or start in free, f"start must be a free cell, and is {start}.")
     if cells is not None:
         cells = np.asarray(cells, np.int64).reshape(-1)
         _require(
@@ -232,7 +246,7 @@ def make_level(
             f"each object needs a cell: there are {len(objects)} objects and {len(cells)} cells.",
         )
         _require(bool(np.isin(cells, free).all()), f"objects must lie in free cells, and cells {cells} do not all.")
-        _require(start is not None and start in free, f"start must be a free cell, and is {start}.")
+        _require(start is not None, "start must be given with the cells of objects.")
     height_, width_, count_ = padded or (height, width, len(objects))
     _require(
         height_ >= height and width_ >= width and count_ >= len(objects),

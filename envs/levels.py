@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.gridworld import GridWorld, Level, _random_cell, fill_level, make_level
+from envs.gridworld import GridWorld, Level, fill_level, make_level
 
 UPDATE = 64 * 20  # environment steps in one update of the papers' agents, the unit of their lifetimes
 
@@ -234,8 +234,9 @@ def _among(templates: list[Level], redraw: Callable[[jax.Array, Level], Level] =
 
 
 def _place(key: jax.Array, level: Level) -> Level:
-    """Agent and objects in random open cells, to stay there."""
-    cells = _random_cell(level, jax.random.uniform(key, (level.cell.shape[0] + 1,)))
+    """Agent and objects in random open cells, to stay there; different ones, as far as there are enough."""
+    order = jnp.argsort(jax.random.uniform(key, level.wall.shape) + level.wall)
+    cells = order[jnp.arange(level.cell.shape[0] + 1) % level.num_open].astype(jnp.int32)
     return level.replace(start=cells[-1], cell=cells[:-1])
 
 

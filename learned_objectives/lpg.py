@@ -46,7 +46,7 @@ class LPG(Objective):
     kernel: jax.Array  # f32[I, gates * hidden], I inputs
     recurrent: jax.Array  # f32[hidden, gates * hidden]
     bias: jax.Array  # f32[gates * hidden]
-    recurrent_bias: jax.Array  # f32[hidden], of a GRU's candidate; unused by an LSTM
+    recurrent_bias: jax.Array  # f32[hidden], of a GRU's candidate; f32[0] in an LSTM
     policy_head: jax.Array  # f32[hidden]
     policy_bias: jax.Array  # f32[]
     prediction_head: jax.Array  # f32[hidden, M]
@@ -106,6 +106,10 @@ class LPG(Objective):
     @property
     def critic_width(self) -> int:
         return self.predictions
+
+    @property
+    def needs_discrete_actions(self) -> bool:
+        return True  # pi(a|s) is among the inputs
 
     def targets(self, rollout: Rollout, progress: Progress) -> LPGTargets:
         end = rollout.terminated | rollout.truncated
@@ -174,7 +178,7 @@ def _shapes(predictions: int, hidden: int, cell: str, time_aware: bool, see_gamm
         "kernel": (inputs, GATES[cell] * hidden),
         "recurrent": (hidden, GATES[cell] * hidden),
         "bias": (GATES[cell] * hidden,),
-        "recurrent_bias": (hidden,),
+        "recurrent_bias": (hidden,) if cell == "gru" else (0,),
         "policy_head": (hidden,),
         "policy_bias": (),
         "prediction_head": (hidden, predictions),

@@ -1,6 +1,7 @@
 """Tasks are drawn, replayed and scored as the papers say, and the buffer forgets nothing that it should keep."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from discover.setups import GRID
 ENV, _ = envs.make("gridworld/small")
 AGENT = Agent(ENV, GRID.agent)
 TASKS = cu.Tasks(AGENT, None, 40.0)
+record = jax.jit(cu.record, static_argnums=0)
+draw = jax.jit(cu.draw, static_argnums=(0, 1))
+replay_probability = jax.jit(cu.replay_probability, static_argnums=0)
 PLR = CurriculumConfig(kind="plr", size=4, staleness=0.0)
 
 
@@ -28,13 +32,14 @@ def life(score, reference=0.0):
     return cu.Life(reference - score, reference, zeros, zeros, zeros, zeros)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def drawn(seed, count):
     return jax.vmap(lambda key: cu.fresh(TASKS, key))(jax.random.split(jax.random.key(seed), count))
 
 
 def filled(scores, config=PLR):
     count = len(scores)
-    return cu.record(config, cu.empty(config, TASKS), drawn(0, count), life(scores), jnp.ones(count, bool))
+    return record(config, cu.empty(config, TASKS), drawn(0, count), life(scores), jnp.ones(count, bool))
 
 
 def test_a_task_is_a_level_of_the_distribution_with_its_lifetime():
@@ -46,7 +51,7 @@ def test_a_task_is_a_level_of_the_distribution_with_its_lifetime():
 
 def test_lifetimes_that_vary_are_whole_rollouts_between_their_bounds():
     tasks = cu.Tasks(Agent(envs.make("gridworld/all_vrandlife")[0], GRID.agent), None, 40.0)
-    lifetimes = np.asarray(jax.vmap(tasks)(jax.random.split(jax.random.key(0), 2000)).lifetime)
+    lifetimes = np.asarray(jax.jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 2000)).lifetime)
     updates = lifetimes / 1280
     assert (updates == updates.round()).all()
     assert updates.min() == 10
@@ -57,7 +62,7 @@ def test_lifetimes_that_vary_are_whole_rollouts_between_their_bounds():
 
 def test_a_fixed_set_has_so_many_tasks_and_no_more():
     tasks = dataclasses.replace(TASKS, num_fixed=3)
-    starts = jax.vmap(tasks)(jax.random.split(jax.random.key(0), 60)).env_params.reward
+    starts = jax.jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 60)).env_params.reward
     assert len(np.unique(np.asarray(starts), axis=0)) == 3
 
 
@@ -73,7 +78,7 @@ def test_a_life_too_short_for_a_rollout_is_refused():
 
 def test_rank_prioritisation_is_one_over_rank():
     # Ranks 3, 1, 2, 4 of scores 1, 5, 2, -1: 1/3, 1, 1/2 and 1/4 over their sum, 25/12.
-    probability = cu.replay_probability(PLR, filled([1.0, 5.0, 2.0, -1.0]))
+    probability = replay_probability(PLR, filled([1.0, 5.0, 2.0, -1.0]))
     np.testing.assert_allclose(probability, np.array([4, 12, 6, 3]) / 25, rtol=1e-6)
 
 
@@ -81,14 +86,14 @@ def test_temperature_is_the_power_of_rank():
     config = dataclasses.replace(PLR, temperature=0.5)
     weight = np.array([1 / 9, 1.0, 1 / 4, 1 / 16])
     np.testing.assert_allclose(
-        cu.replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), weight / weight.sum(), rtol=1e-6
+        replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), weight / weight.sum(), rtol=1e-6
     )
 
 
 def test_proportional_prioritisation_is_the_score_where_it_is_positive():
     config = dataclasses.replace(PLR, prioritisation="proportional")
     np.testing.assert_allclose(
-        cu.replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), np.array([1, 5, 2, 0]) / 8, rtol=1e-6
+        replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), np.array([1, 5, 2, 0]) / 8, rtol=1e-6
     )
 
 
@@ -97,15 +102,15 @@ def test_staleness_is_its_share():
     buffer = filled([4.0, 3.0, 2.0, 1.0], config).replace(draws=jnp.int32(10), played=jnp.array([10, 4, 8, 8]))
     rank = np.array([12, 6, 4, 3]) / 25
     np.testing.assert_allclose(
-        cu.replay_probability(config, buffer), 0.75 * rank + 0.25 * np.array([0, 6, 2, 2]) / 10, rtol=1e-6
+        replay_probability(config, buffer), 0.75 * rank + 0.25 * np.array([0, 6, 2, 2]) / 10, rtol=1e-6
     )
 
 
 def test_empty_slots_are_never_replayed():
-    probability = np.asarray(cu.replay_probability(PLR, filled([2.0, 1.0])))
+    probability = np.asarray(replay_probability(PLR, filled([2.0, 1.0])))
     assert (probability[2:] == 0).all()
     assert probability.sum() == pytest.approx(1.0)
-    buffer, again = cu.draw(
+    buffer, again = draw(
         dataclasses.replace(PLR, replay=1.0),
         TASKS,
         filled([2.0, 1.0]),
@@ -118,25 +123,25 @@ def test_empty_slots_are_never_replayed():
 
 def test_an_empty_buffer_gives_new_tasks():
     config = dataclasses.replace(PLR, replay=1.0)
-    _, new = cu.draw(config, TASKS, cu.empty(config, TASKS), jax.random.split(jax.random.key(0), 8), jnp.ones(8, bool))
+    _, new = draw(config, TASKS, cu.empty(config, TASKS), jax.random.split(jax.random.key(0), 8), jnp.ones(8, bool))
     assert (np.asarray(new.slot) == -1).all()
     assert np.isnan(np.asarray(new.reference)).all()
 
 
 def test_about_half_of_the_draws_are_replays():
-    _, some = cu.draw(PLR, TASKS, filled([2.0, 1.0]), jax.random.split(jax.random.key(1), 4000), jnp.ones(4000, bool))
+    _, some = draw(PLR, TASKS, filled([2.0, 1.0]), jax.random.split(jax.random.key(1), 4000), jnp.ones(4000, bool))
     assert 0.47 < (np.asarray(some.slot) >= 0).mean() < 0.53
 
 
 def test_draws_that_nobody_wanted_leave_no_trace():
     before = filled([2.0, 1.0])
-    after, _ = cu.draw(PLR, TASKS, before, jax.random.split(jax.random.key(1), 8), jnp.zeros(8, bool))
+    after, _ = draw(PLR, TASKS, before, jax.random.split(jax.random.key(1), 8), jnp.zeros(8, bool))
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
 def test_a_better_task_takes_the_place_of_the_least_likely_one():
     buffer = filled([4.0, 1.0, 3.0, 2.0])
-    after = cu.record(PLR, buffer, drawn(1, 2), life([1.5, 0.5]), jnp.ones(2, bool))
+    after = record(PLR, buffer, drawn(1, 2), life([1.5, 0.5]), jnp.ones(2, bool))
     np.testing.assert_array_equal(after.score, [4.0, 1.5, 3.0, 2.0])
     np.testing.assert_array_equal(after.task.env_params.reward[1], drawn(1, 2).task.env_params.reward[0])
     assert after.entered == 5
@@ -154,7 +159,7 @@ def test_a_known_task_gets_its_new_score_and_keeps_its_place():
             jnp.float32(0.0),
         ),
     )
-    after = cu.record(PLR, buffer, known, life([0.25], 7.0), jnp.ones(1, bool))
+    after = record(PLR, buffer, known, life([0.25], 7.0), jnp.ones(1, bool))
     np.testing.assert_array_equal(after.score, [4.0, 1.0, 0.25, 2.0])
     assert after.reference[2] == 7.0
     assert after.entered == 4
@@ -163,7 +168,7 @@ def test_a_known_task_gets_its_new_score_and_keeps_its_place():
 def test_a_task_whose_slot_was_given_away_meanwhile_does_not_overwrite_the_new_one():
     buffer = filled([4.0, 1.0, 3.0, 2.0])
     gone = jax.tree.map(lambda x: x[:1], drawn(5, 1)).replace(slot=jnp.array([0]), number=jnp.array([99]))
-    after = cu.record(PLR, buffer, gone, life([0.5]), jnp.ones(1, bool))
+    after = record(PLR, buffer, gone, life([0.5]), jnp.ones(1, bool))
     jax.tree.map(np.testing.assert_array_equal, after, buffer)
 
 
@@ -171,7 +176,7 @@ def test_a_task_whose_slot_was_given_away_meanwhile_does_not_overwrite_the_new_o
 def test_a_score_that_is_not_finite_never_enters(score):
     buffer = filled([4.0, 1.0])
     jax.tree.map(
-        np.testing.assert_array_equal, cu.record(PLR, buffer, drawn(1, 1), life([score]), jnp.ones(1, bool)), buffer
+        np.testing.assert_array_equal, record(PLR, buffer, drawn(1, 1), life([score]), jnp.ones(1, bool)), buffer
     )
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from unittest import mock
 
 import crash
 import jax
@@ -21,7 +22,7 @@ import discover
 import learned_objectives as lo
 from discover import run, search
 from discover.search import EvolutionSearch
-from discover.store import RunError, open_run
+from discover.store import RunError, Store, open_run
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -58,6 +59,14 @@ def kill_often(out):
     return died
 
 
+def kill_rolling(out):
+    """A search by meta-gradient, killed twice."""
+    moments = (crash.Moment(2, False, 0.05), crash.Moment(7, True, 0.01))
+    died = [crash.kill(out, moment, devices=2, of="groove_small") for moment in moments]
+    crash.finish(out, devices=2, of="groove_small")
+    return died
+
+
 def stop_twice(out):
     stopped = [stop(out, number, 3 * i + 1) for i, number in enumerate(SIGNALS)]
     crash.finish(out, devices=1)
@@ -76,6 +85,8 @@ def children(tmp_path_factory):
         "calm": crash.finish,
         "killed": kill_often,
         "stopped": stop_twice,
+        "rolling": functools.partial(crash.finish, of="groove_small"),
+        "rolling, killed": kill_rolling,
     }
     pool = ThreadPoolExecutor(2)
     started = {name: pool.submit(job, root / name) for name, job in jobs.items()}
@@ -133,6 +144,31 @@ def test_stopped_and_resumed_on_one_device_it_exports_the_same_bytes(children, c
 
 def test_stopped_and_resumed_it_logs_the_same_rows(children, calm):
     assert crash.logged(children("stopped")[0]) == crash.logged(calm)
+
+
+def test_lives_roll_on_and_levels_are_replayed(children):
+    rows = crash.logged(children("rolling")[0])
+    assert sum(row["meta"]["ended"] for row in rows[1:]) > 8  # more than one life in each of eight places
+    assert len({row["mean_norm"] for row in rows}) == 17
+
+
+def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children):
+    out, died = children("rolling, killed")
+    assert died == [True] * 2
+    assert crash.exported(out) == crash.exported(children("rolling")[0])  # which had four
+    assert crash.logged(out) == crash.logged(children("rolling")[0])
+
+
+def test_a_search_by_gradient_compiles_nothing_once_a_life_has_ended(tmp_path):
+    counts, log = {}, Store.log
+
+    def count_and_log(store, row):
+        counts[row["generation"]] = compilations.count
+        log(store, row)
+
+    with mock.patch.object(Store, "log", count_and_log), crash.Compilations() as compilations:
+        crash.search(tmp_path / "run", of="groove_small")
+    assert len({counts[generation] for generation in range(8, 17)}) == 1
 
 
 @pytest.mark.parametrize("number", SIGNALS)
