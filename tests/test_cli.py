@@ -84,9 +84,15 @@ def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("lpg_small --envs brax/ant --total-steps 2560", "brax/ant@spring are continuous: choose an environment with discrete"),
+        (
+            "lpg_small --envs brax/ant --total-steps 2560",
+            "brax/ant@spring are continuous: choose an environment with discrete",
+        ),
         ("lpg_small --envs CartPole-v1", "total_steps must be given for CartPole-v1"),
-        ("lpg_small --envs CartPole-v1 --total-steps 2560 --agent.network table", "A table needs observations that number"),
+        (
+            "lpg_small --envs CartPole-v1 --total-steps 2560 --agent.network table",
+            "A table needs observations that number",
+        ),
         ("lpg_small --envs gridworld/smal", "did you mean 'gridworld/small'?"),
         ("lpg_small --agent.num-steps 100000", "less than one rollout of 6400000"),
         ("lpg_small --metagrad.estimator standard", "choose 'debiased'"),

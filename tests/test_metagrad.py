@@ -293,7 +293,7 @@ def test_gradients_are_finite_where_all_advantages_are_equal():
 @pytest.mark.parametrize(("done", "teaches"), [(3, True), (4, True), (5, False), (7, False)])
 def test_updates_after_the_end_of_a_life_teach_nothing(done, teaches):
     meta, objective = search("lstm", **UNREGULARISED), OBJECTIVES["lstm"]()
-    member = born(meta, ENV.level(), updates=5)
+    member = born(meta, ENV.level(), updates=5, key=3)  # which meets a reward
     member = member.replace(state=member.state.replace(num_updates=jnp.int32(done)))
     with jax.enable_x64(True):
         (_, (after, _)), gradient = window(meta)(wide(objective), wide(member))
