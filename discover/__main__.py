@@ -45,7 +45,7 @@ class Train:
 
 @dataclass(frozen=True)
 class MetaTrain:
-    """Search for an objective with evolution strategies. The same line again resumes, exactly.
+    """Search for an objective, by evolution or by meta-gradient. The same line again resumes, exactly.
 
     Example: discover meta-train lpo_minatar --out runs/lpo --evolution.population 32
     """
@@ -83,7 +83,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw a run: how its fitness moved, and the drift it found beside PPO's.
+    """Draw a run: how its fitness moved, and what it found: a drift beside PPO's, or an LPG's targets.
 
     Example: discover plot runs/lpo
     """
@@ -186,7 +186,7 @@ def _export(args: Export) -> None:
 
 
 def _plot(args: Plot) -> None:
-    from discover.quickstart import draw_run
+    from discover.plots import draw_run
 
     for path in draw_run(args.run, args.out or args.run):
         print(f"wrote {path}")

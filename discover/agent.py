@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from gymnax.environments import spaces
 
 from discover import rollout as ro
 from discover.networks import ACTIVATIONS, Networks, make_networks
-from learned_objectives import Objective, Outputs, Progress
+from learned_objectives import Objective, Outputs, Progress, Rollout
 
 PyTree = Any
 
@@ -29,7 +31,8 @@ class AgentConfig:
     num_starts: int | None = None  # fresh starts per environment and rollout; None: as many as steps, or 1 if dear
     num_epochs: int = 4  # passes over each rollout
     num_minibatches: int = 4  # gradient steps per pass; must divide num_envs * num_steps
-    learning_rate: float = 2.5e-4  # of Adam
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 2.5e-4
     anneal: bool = True  # learning rate to zero, linearly over the life
     max_grad_norm: float = 0.5  # global norm, of actor and critic together
     adam_b1: float = 0.9
@@ -37,7 +40,7 @@ class AgentConfig:
     adam_eps: float = 1e-5
     hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
     activation: Literal["tanh", "relu", "swish"] = "tanh"
-    network: Literal["auto", "mlp", "cnn"] = "auto"  # auto: a CNN where observations are images
+    network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
     normalise_obs: bool = False  # by their running mean and deviation
     normalise_reward: bool = False  # by the running deviation of the discounted return
 
@@ -56,7 +59,11 @@ class AgentConfig:
             self.num_starts is None or self.num_starts >= 1,
             f"num_starts must be at least 1, or None, and is {self.num_starts}.",
         )
-        _require(self.network in ("auto", "mlp", "cnn"), f"network must be auto, mlp or cnn, and is {self.network!r}.")
+        _require(
+            self.network in ("auto", "mlp", "cnn", "table"),
+            f"network must be auto, mlp, cnn or table, and is {self.network!r}.",
+        )
+        _require(self.optimizer in ("adam", "sgd"), f"optimizer must be adam or sgd, and is {self.optimizer!r}.")
         _require(
             len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),
             f"hidden must name at least one layer, each at least 1 wide, and is {self.hidden}.",
@@ -113,8 +120,10 @@ class AgentState(struct.PyTreeNode):
     num_updates: jax.Array  # i32[]
 
 
-def stretches(num_updates: int, num_evals: int) -> np.ndarray:
+def stretches(num_updates: int | jax.Array, num_evals: int) -> np.ndarray | jax.Array:
     """i32[num_evals + 1]: where to cut a life into near-equal stretches, in updates."""
+    if isinstance(num_updates, jax.Array):
+        return jnp.arange(num_evals + 1) * num_updates // num_evals
     return (np.arange(num_evals + 1, dtype=np.int64) * num_updates // num_evals).astype(np.int32)
 
 
@@ -155,6 +164,18 @@ class Agent:
     config: AgentConfig
     critic_width: int = 1
 
+    @classmethod
+    def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:
+        """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
+        agent = cls(env, config, objective.critic_width)
+        agent.networks  # raises for spaces that no head serves  # noqa: B018
+        if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
+            raise ValueError(
+                f"{type(objective).__name__} reads the probability of an action, and the actions of {env.name} are "
+                "continuous: choose an environment with discrete ones, or a drift ('lpo', 'ppo')."
+            )
+        return agent
+
     @cached_property
     def networks(self) -> Networks:
         params = self.env.default_params
@@ -177,7 +198,10 @@ class Agent:
     def optimizer(self) -> optax.GradientTransformation:
         """The direction of a step; its length, the learning rate, is the task's."""
         c = self.config
-        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps)
+        if c.optimizer == "sgd":
+            return optax.identity()
+        # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
+        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
 
     def task(self, env_params: PyTree, total_steps: int) -> Task:
         """A life of as many whole rollouts as `total_steps` holds."""
@@ -203,26 +227,39 @@ class Agent:
 
     def update(self, objective: Objective, task: Task, state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
         """One rollout and the learning from it. After its lifetime an agent is returned as it came."""
+        state, _, metrics = self.step(objective, task, state)
+        return state, metrics
+
+    def step(
+        self, objective: Objective, task: Task, state: AgentState
+    ) -> tuple[AgentState, Rollout, dict[str, jax.Array]]:
+        """`update`, and the rollout that was learned from. Differentiable in the objective's leaves and the state's."""
         progress = self.progress(task, state)
         *rollout_keys, batch_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates), 4)
-        env, rollout = ro.rollout(
-            self.env,
-            task.env_params,
-            self.networks,
-            state.params,
-            state.env,
-            rollout_keys,
-            num_steps=self.config.num_steps,
-            num_starts=self.num_starts,
-            discount=getattr(objective, "gamma", 0.99),
-        )
+        env, rollout = self.rollout(objective, task, state, rollout_keys)
         targets = objective.targets(rollout, progress)
         seen = rollout._replace(obs=ro.see(env, rollout.obs))
         rate = task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
         params, opt_state, metrics = self._learn(objective, progress, state, (seen, targets), rate, batch_key)
         after = AgentState(params, opt_state, ro.absorb(env, rollout.obs), state.key, state.num_updates + 1)
         alive = progress.step < task.lifetime
-        return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state), metrics
+        return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state), rollout, metrics
+
+    def rollout(
+        self, objective: Objective, task: Task, state: AgentState, keys: Sequence[jax.Array]
+    ) -> tuple[ro.EnvCarry, Rollout]:
+        """What the agent meets next, and the environments after it; `keys` [3] as `rollout.rollout` takes them."""
+        return ro.rollout(
+            self.env,
+            task.env_params,
+            self.networks,
+            state.params,
+            state.env,
+            keys,
+            num_steps=self.config.num_steps,
+            num_starts=self.num_starts,
+            discount=getattr(objective, "gamma", 0.99),
+        )
 
     def _learn(self, objective, progress, state: AgentState, experience, rate, key):
         """Epochs of minibatches: (params, opt_state, metrics of every gradient step)."""
@@ -266,10 +303,12 @@ class Agent:
         task: Task,
         key: jax.Array,
         *,
-        num_updates: int,
+        num_updates: int | jax.Array,
         num_evals: int = 1,
     ) -> tuple[AgentState, jax.Array]:
         """A whole life: (objective, task, key) -> trained agent, and its returns as it learned.
+
+        `num_updates` may be an array: lives of different lengths side by side, which run until the longest ends.
 
         Returns:
           The last state, and f32[num_evals]: the mean undiscounted return of the training episodes that ended within each of

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from discover.agent import AgentConfig
+from discover.agent import Agent, AgentConfig
 from discover.setups import LossConfig, usual_setup
 from discover.train import (
     TrainResult,
@@ -84,9 +84,9 @@ def evaluate(
         raise ValueError("evaluate needs at least one objective and one environment.")
     require_counts(num_seeds=num_seeds)
     for env in envs:
-        make_life(env, agent or usual_setup(env).agent, total_steps)
-    for objective in objectives:
-        resolve_objective(objective)
+        learner, *_ = make_life(env, agent or usual_setup(env).agent, total_steps)
+        for objective in objectives:
+            Agent.fit(learner.env, learner.config, resolve_objective(objective))
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "evaluation.json")

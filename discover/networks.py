@@ -105,6 +105,10 @@ class Categorical(NamedTuple):
     def entropy(self) -> jax.Array:
         return -(jnp.exp(self.log_probs) * self.log_probs).sum(-1)
 
+    def kl(self, other: Categorical) -> jax.Array:
+        """KL(self || other): f32[...]."""
+        return (jnp.exp(self.log_probs) * (self.log_probs - other.log_probs)).sum(-1)
+
 
 class Gaussian(NamedTuple):
     """A policy over R^A with independent coordinates. One action is f32[A], before any clipping to the space's bounds."""
@@ -130,6 +134,12 @@ class Gaussian(NamedTuple):
         entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
         return jnp.broadcast_to(entropy, self.mean.shape[:-1])
 
+    def kl(self, other: Gaussian) -> jax.Array:
+        """KL(self || other): f32[...]."""
+        gap = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        shrink = jnp.exp(2 * (self.log_std - other.log_std))
+        return (other.log_std - self.log_std + 0.5 * (shrink + gap**2 - 1.0)).sum(-1)
+
 
 class CategoricalActor(nn.Module):
     torso: Torso
@@ -151,6 +161,27 @@ class GaussianActor(nn.Module):
         return Gaussian(mean, self.param("log_std", nn.initializers.zeros, (self.size,)))
 
 
+class Table(nn.Module):
+    """i32[...] -> f32[..., width]: one row of numbers per state, all zero at first."""
+
+    states: int
+    width: int
+
+    @nn.compact
+    def __call__(self, state: jax.Array) -> jax.Array:
+        rows = self.param("rows", nn.initializers.zeros, (self.states, self.width))
+        return rows[state]
+
+
+class TableActor(nn.Module):
+    states: int
+    size: int
+
+    @nn.compact
+    def __call__(self, state: jax.Array) -> Categorical:
+        return Categorical(jax.nn.log_softmax(Table(self.states, self.size)(state)))
+
+
 class Networks(NamedTuple):
     """A separate actor and critic for one environment: pure functions of (parameters, observation)."""
 
@@ -170,10 +201,13 @@ def make_networks(
     kind: str,
     critic_width: int,
 ) -> Networks:
-    """Networks for these spaces. `kind`: "mlp", "cnn", or "auto", a CNN where an observation is [height, width, channels].
+    """Networks for these spaces. `kind`: "mlp", "cnn", "table", or "auto": a table where an observation is one integer, a CNN
+    where it is [height, width, channels].
 
     Raises ValueError with a sentence for a space that no head serves.
     """
+    if kind == "table" or isinstance(observation_space, spaces.Discrete):
+        return _make_tables(observation_space, action_space, kind, critic_width)
     shape = tuple(observation_space.shape)
     if kind == "cnn" and len(shape) != 3:
         raise ValueError(
@@ -198,6 +232,32 @@ def make_networks(
         critic=lambda params, obs: critic.apply(params["critic"], prepare(obs)),
         noise=lambda key, shape: head.noise(key, shape, size),
         to_env=to_env,
+    )
+
+
+def _make_tables(observation_space: Any, action_space: Any, kind: str, critic_width: int) -> Networks:
+    if not isinstance(observation_space, spaces.Discrete):
+        raise ValueError(
+            f"A table needs observations that number states, and these are arrays of shape {tuple(observation_space.shape)}: "
+            "use network 'mlp'."
+        )
+    if not isinstance(action_space, spaces.Discrete) or kind not in ("auto", "table"):
+        raise ValueError(
+            f"States that are numbered are looked up, by agents of a Discrete action space with network 'table' or 'auto'; "
+            f"this is {kind!r} with {action_space}."
+        )
+    actor = TableActor(observation_space.n, action_space.n)
+    critic = Table(observation_space.n, critic_width)
+
+    def init(key: jax.Array) -> Any:
+        return {"actor": actor.init(key, jnp.int32(0)), "critic": critic.init(key, jnp.int32(0))}
+
+    return Networks(
+        init=init,
+        actor=lambda params, obs: actor.apply(params["actor"], obs),
+        critic=lambda params, obs: critic.apply(params["critic"], obs),
+        noise=lambda key, shape: Categorical.noise(key, shape, action_space.n),
+        to_env=lambda action: action,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
 
@@ -56,6 +56,8 @@ def spread(
     def share(shared, items):
         if chunk is None:
             return jax.vmap(fn, in_axes=(None, 0))(shared, items)
+        if chunk == 1:
+            return jax.lax.map(lambda item: fn(shared, item), items)
         chunks = jax.tree.map(lambda x: x.reshape((-1, chunk, *x.shape[1:])), items)
         outs = jax.lax.map(lambda c: jax.vmap(fn, in_axes=(None, 0))(shared, c), chunks)
         return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), outs)
@@ -66,8 +68,79 @@ def spread(
         along = PartitionSpec("lives")
         sharded = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), along), out_specs=along, check_vma=False)
         unit = mesh.size * (chunk or 1)
+        if n % unit == 0:
+            return sharded(shared, items)
         index = jnp.minimum(jnp.arange(-(-n // unit) * unit), n - 1)
         outs = sharded(shared, jax.tree.map(lambda x: x[index], items))
         return jax.tree.map(lambda x: x[:n], outs)
 
     return jax.jit(run, compiler_options=compiler_options())
+
+
+def spread_some(
+    fn: Callable[[PyTree, PyTree], jax.Array], *, chunk: int, devices: list[Any]
+) -> Callable[[PyTree, PyTree, PyTree, PyTree], jax.Array]:
+    """fn(shared, item) -> out for the items that are wanted alone: (shared, items [G, n, ...], wanted bool[G, n], others
+    [G, n, ...]) -> outs [G, n, ...], which are `others` where nothing was wanted.
+
+    Each device looks through its share of the groups, which it must get evenly, and takes what is wanted `chunk` at a time.
+    """
+
+    def share(shared, items, wanted, outs):
+        groups = wanted.shape
+        items, wanted, outs = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), (items, wanted, outs))
+        count, size = wanted.sum(), wanted.shape[0]
+        order = jnp.argsort(~wanted, stable=True)
+
+        def take(carry):
+            done, outs = carry
+            lanes = done + jnp.arange(chunk)
+            index = order[jnp.minimum(lanes, size - 1)]
+            new = jax.vmap(fn, in_axes=(None, 0))(shared, jax.tree.map(lambda x: x[index], items))
+            place = jnp.where(lanes < count, index, size)  # beyond the end: dropped
+            return done + chunk, outs.at[place].set(new, mode="drop")
+
+        _, outs = jax.lax.while_loop(lambda carry: carry[0] < count, take, (jnp.int32(0), outs))
+        return outs.reshape((*groups, *outs.shape[1:]))
+
+    mesh, along, alike = Mesh(np.array(devices), ("lives",)), PartitionSpec("lives"), PartitionSpec()
+    specs = (alike, along, along, along)
+    return jax.jit(
+        jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=along, check_vma=False),
+        compiler_options=compiler_options(),
+    )
+
+
+def place(tree: PyTree, devices: list[Any]) -> PyTree:
+    """Leaves [n, ...] dealt out evenly, as a program made by `spread` leaves them."""
+    sharding = NamedSharding(Mesh(np.array(devices), ("lives",)), PartitionSpec("lives"))
+    return dress(jax.device_put(jax.device_get(bare(tree)), sharding), tree)
+
+
+def bare(tree: PyTree) -> PyTree:
+    """The same with random keys as the numbers they are made of, which files and hosts can hold."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def dress(tree: PyTree, like: PyTree) -> PyTree:
+    """The inverse of `bare`."""
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, tree, like)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+
+
+def deal(cost: np.ndarray, chunk: int | None, num_devices: int | None = None) -> np.ndarray:
+    """The order in which `spread` should take items whose costs differ, a chunk costing as much as its dearest item.
+
+    Items of like cost share a chunk, and chunks are dealt to devices in turn, so that each gets its part of the dear ones.
+    Returns i32[m], m >= n: item numbers, the padding of `spread` made explicit by repeats. What is in a chunk does not depend
+    on the number of devices.
+    """
+    count, chunk = len(cost), chunk or 1
+    devices = min(num_devices or jax.device_count(), -(-count // chunk))
+    order = np.argsort(-cost, kind="stable")
+    whole = -(-count // (chunk * devices)) * devices
+    order = np.concatenate([order, np.repeat(order[-1:], whole * chunk - count)])
+    return order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1).astype(np.int32)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from discover.train import TrainResult
-from learned_objectives import Drift, Progress
+from discover.store import read_rows
+from discover.train import TrainResult, resolve_objective
+from envs.gridworld import GridState, GridWorld, Level
+from learned_objectives import DPO, LPG, Clip, Drift, Mirror, Objective, Progress, Rollout
 
 COLOURS = (
     "#0072B2",
@@ -103,6 +109,125 @@ def search_curve(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figur
         axis.legend(frameon=False)
         axis.grid(alpha=0.25)
     return figure
+
+
+def draw_run(run: Path, out: Path) -> list[Path]:
+    """Figures of a run, written into `out`: its search, and a look into what it found. Returns their paths."""
+    rows = read_rows(run / "metrics.jsonl")
+    if not any("evaluation" in row for row in rows) or not (run / "objective.safetensors").exists():
+        raise ValueError(f"{run} holds no run with an evaluated objective: give the directory of one.")
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {"search.png": search_curve(rows)} | look_inside(resolve_objective(run))
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=150)
+    return [out / name for name in figures]
+
+
+def look_inside(objective: Objective) -> dict[str, Figure]:
+    """Figures of what an objective does, by file name."""
+    if isinstance(objective, Mirror):
+        drifts = {"PPO": Clip(), "DPO": DPO(), "discovered": objective.drift}
+        return {"drift.png": drift_landscape(drifts, fractions=(0.0, 0.5, 1.0))}
+    if isinstance(objective, LPG):
+        return {"credit.png": credit(objective)}
+    return {}
+
+
+def credit(lpg: LPG, *, steps: int = 20, fractions: Sequence[float] = (0.0, 0.5, 1.0)) -> Figure:
+    """How an LPG hands a reward of 1 back to the steps before it: the change of its two targets that the reward makes, by
+    steps before it; for each n/N where it depends on it. The agent here is at a loss: uniform actions and predictions."""
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    before = np.arange(steps)[::-1]
+    for colour, fraction in zip(COLOURS, fractions if lpg.time_aware else (0.5,), strict=False):
+        progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME))
+        with_it, without = (lpg.targets(_one_reward(lpg, steps, reward), progress) for reward in (1.0, 0.0))
+        label = f"n/N = {fraction:g}" if lpg.time_aware else None
+        axes[0].plot(before, (with_it.policy - without.policy)[:, 0], color=colour, label=label, marker=".")
+        moved = jnp.abs(jnp.exp(with_it.prediction) - jnp.exp(without.prediction)).sum(-1)[:, 0]
+        axes[1].plot(before, moved, color=colour, label=label, marker=".")
+    axes[0].axhline(0.0, color="0.6", linewidth=0.8)
+    axes[0].set(xlabel="steps before the reward", ylabel="change of the policy target")
+    axes[1].set(xlabel="steps before the reward", ylabel="change of the prediction target (L1)")
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        if lpg.time_aware:
+            axis.legend(frameon=False)
+    return figure
+
+
+def _one_reward(lpg: LPG, steps: int, reward: float) -> Rollout:
+    zeros, no = jnp.zeros((steps, 1)), jnp.zeros((steps, 1), bool)
+    critic = jnp.zeros((steps, 1, lpg.predictions))
+    chance = jnp.full((steps, 1), -np.log(5.0), jnp.float32)  # of one action among five
+    return Rollout(zeros, zeros, chance, critic, critic, zeros.at[-1].set(reward), no, no)
+
+
+def level_picture(env: GridWorld, level: Level, states: GridState | None = None, *, title: str = "") -> Figure:
+    """A grid world; with the states [T] of an episode, the way the agent went as well.
+
+    An object's colour and number are its reward; a ring shows where the agent starts, or is at last.
+    """
+    figure = Figure(figsize=(0.4 + 0.42 * env.width, 0.7 + 0.42 * env.height), layout="constrained")
+    axis = figure.subplots()
+    present = np.asarray(level.used)
+    cells, position = np.asarray(level.cell), int(level.start)
+    if states is not None:
+        positions = np.asarray(states.position)
+        rows, columns = positions // env.width, positions % env.width
+        axis.plot(columns, rows, color=COLOURS[0], alpha=0.5, linewidth=1.5, zorder=2)
+        present, cells, position = np.asarray(states.present)[-1], np.asarray(states.cell)[-1], int(positions[-1])
+    _draw_level(axis, env, level)
+    for artist in _draw_things(axis, env, level, present, cells, position):
+        axis.add_artist(artist)
+    axis.set_title(title, fontsize=9)
+    return figure
+
+
+def level_animation(env: GridWorld, level: Level, states: GridState, *, interval: int = 120) -> FuncAnimation:
+    """An episode, states [T], as it goes: `HTML(level_animation(...).to_jshtml())` shows it in a notebook. `interval` in ms."""
+    figure = Figure(figsize=(0.4 + 0.42 * env.width, 0.4 + 0.42 * env.height), layout="constrained")
+    axis = figure.subplots()
+    _draw_level(axis, env, level)
+    present, cells, positions = (np.asarray(x) for x in (states.present, states.cell, states.position))
+    shown: list[Any] = []
+
+    def frame(t: int):
+        for artist in shown:
+            artist.remove()
+        shown[:] = _draw_things(axis, env, level, present[t], cells[t], int(positions[t]))
+        for artist in shown:
+            axis.add_artist(artist)
+        return shown
+
+    return FuncAnimation(figure, frame, frames=len(positions), interval=interval)
+
+
+def _draw_level(axis: Axes, env: GridWorld, level: Level) -> None:
+    wall = np.flatnonzero(np.asarray(level.wall))
+    blocks = [Rectangle((w % env.width - 0.5, w // env.width - 0.5), 1, 1) for w in wall]
+    axis.add_collection(PatchCollection(blocks, facecolor="0.25", edgecolor="none"))
+    axis.set(xlim=(-0.5, env.width - 0.5), ylim=(env.height - 0.5, -0.5), xticks=[], yticks=[], aspect="equal")
+    axis.set_xticks(np.arange(env.width) - 0.5, minor=True)
+    axis.set_yticks(np.arange(env.height) - 0.5, minor=True)
+    axis.grid(which="minor", color="0.85", linewidth=0.5)
+    axis.tick_params(which="minor", length=0)
+
+
+def _draw_things(axis: Axes, env: GridWorld, level: Level, present, cells, position: int) -> list[Any]:
+    """Objects and agent, as artists that are in no axes yet."""
+    from matplotlib.patches import Circle
+    from matplotlib.text import Text
+
+    things: list[Any] = []
+    for there, cell, reward in zip(present, cells, np.asarray(level.reward), strict=True):
+        if there:
+            at = (cell % env.width, cell // env.width)
+            things.append(Circle(at, 0.36, facecolor=COLOURS[2] if reward > 0 else COLOURS[1], zorder=3))
+            things.append(Text(*at, f"{reward:.1f}", ha="center", va="center", fontsize=7, color="white", zorder=4))
+    at = (position % env.width, position // env.width)
+    things.append(Circle(at, 0.44, facecolor="none", edgecolor=COLOURS[0], linewidth=2.5, zorder=5))
+    return things
 
 
 def _band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import learned_objectives as lo
-from discover import plots, recipes
+from discover import recipes
 from discover.evaluate import Comparison, evaluate, write
+from discover.plots import draw_run
 from discover.run import meta_train
-from discover.store import open_run, read_rows
-from discover.train import resolve_objective
+from discover.store import open_run
 
 UNSEEN = "Acrobot-v1"
 SEEDS = 16
@@ -56,24 +54,3 @@ def compare(recipe: recipes.Recipe, out: Path) -> Comparison:
     named = Comparison({env: {names[k]: v for k, v in results.items()} for env, results in comparison.results.items()})
     write(out, named)
     return named
-
-
-def draw_run(run: Path, out: Path) -> list[Path]:
-    """Figures of a run: its search, and the drift it found between PPO's and DPO's. Returns their paths."""
-    rows = read_rows(run / "metrics.jsonl")
-    source = run / "objective.safetensors"
-    if not any("evaluation" in row for row in rows) or not source.exists():
-        raise ValueError(f"{run} holds no run with an evaluated objective: give the directory of one.")
-    out.mkdir(parents=True, exist_ok=True)
-    drifts: Mapping[str, lo.Drift] = {
-        "PPO": lo.Clip(),
-        "DPO": lo.DPO(),
-        "discovered": resolve_objective(run).drift,
-    }
-    figures = {
-        "search.png": plots.search_curve(rows),
-        "drift.png": plots.drift_landscape(drifts, fractions=(0.0, 0.5, 1.0)),
-    }
-    for name, figure in figures.items():
-        figure.savefig(out / name, dpi=150)
-    return [out / name for name in figures]

@@ -93,6 +93,7 @@ class Writers:
             for name in ("mean_norm", "sigma", "diverged", "steps_per_second")
             if row.get(name) is not None
         }
+        scalars |= {f"meta/{k}": v for k, v in row.get("meta", {}).items() if v is not None}
         for env, values in row.get("fitness", {}).items():
             scalars |= {f"fitness/{env}/{k}": v for k, v in values.items() if v is not None}
         for env, returns in row.get("evaluation", {}).items():

@@ -46,6 +46,8 @@ def usual_setup(env_name: str) -> Setup:
     """The setup for an environment by its name, and for one we do not know that of CartPole."""
     if env_name.startswith("brax/"):
         return BRAX_EASY if env_name.split("@")[0] in EASY else BRAX
+    if env_name.startswith("gridworld/"):
+        return SHUFFLED_GRID if env_name.startswith("gridworld/rand_") else GRID
     if env_name.endswith("-MinAtar"):
         return MINATAR
     return CONTINUOUS if env_name in ("Pendulum-v1", "MountainCarContinuous-v0") else CLASSIC
@@ -99,4 +101,33 @@ BRAX_EASY = Setup(
         normalise_reward=True,
     ),
     LossConfig(entropy_coef=0.0),
+)
+
+# GROOVE's tabular agents: plain gradient descent at rates that only a table stands, one step per rollout. Its critic's rate is
+# a tenth of the actor's.
+GRID = Setup(
+    AgentConfig(
+        num_envs=64,
+        num_steps=20,
+        num_epochs=1,
+        num_minibatches=1,
+        optimizer="sgd",
+        learning_rate=40.0,
+        anneal=False,
+    ),
+    LossConfig(value_coef=0.1),
+)
+
+# Objects that move between cells have too many states for a table.
+SHUFFLED_GRID = Setup(
+    AgentConfig(
+        num_envs=64,
+        num_steps=20,
+        num_epochs=1,
+        num_minibatches=1,
+        learning_rate=5e-4,
+        anneal=False,
+        activation="relu",
+        network="mlp",
+    )
 )

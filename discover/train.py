@@ -19,6 +19,7 @@ import envs
 import learned_objectives as lo
 from discover import parallel
 from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
+from discover.curriculum import TASK
 from discover.setups import LossConfig, usual_setup
 
 
@@ -29,7 +30,7 @@ class TrainResult(NamedTuple):
     # NaN before any has, and once an agent has diverged
     env_steps: np.ndarray  # i64[E], environment steps taken by the end of each stretch
     agent: Agent
-    task: Task
+    task: Task  # leaves [S, ...] where each seed has a level of its own, as in a distribution of grid worlds
     state: AgentState  # leaves [S, ...]: `agent.evaluate(task, state_of_one_seed, key, ...)` plays it
 
 
@@ -51,7 +52,7 @@ def train(
 
     Args:
       objective: an Objective, a name that `learned_objectives.load` knows, a file, or the directory of a run.
-      env: a name that `envs.make` knows.
+      env: a name that `envs.make` knows. In a distribution of worlds, "gridworld/all" for one, each seed has its own level.
       total_steps: environment steps of each agent; rounded down to whole rollouts.
       seed: agent number i of a seed has the same key whatever `num_seeds`; rounding may still part their ways.
       num_evals: points of the learning curve.
@@ -73,8 +74,7 @@ def train(
         require_counts(chunk=chunk)
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
-    if learner.critic_width != loaded.critic_width:
-        learner = Agent(learner.env, learner.config, loaded.critic_width)
+    learner = Agent.fit(learner.env, learner.config, loaded)
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
@@ -103,34 +103,44 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
     start, live = _programs(agent, chunk)
     root = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(num_seeds))
+    each = None  # a task for each seed
+    if hasattr(agent.env, "sample_level"):
+        each = jax.jit(jax.vmap(lambda key: _own_level(agent, task, key)))(keys)
     stops = np.asarray(stretches(num_updates, num_evals))
     began = time.monotonic()
-    state, returns = start(task, keys), []
+    state, returns = start(task, (keys, each)), []
     for i in range(num_evals):
         bounds = (jnp.int32(stops[i]), jnp.int32(stops[i + 1]))
-        state, at = live((objective, task, bounds), state)
+        state, at = live((objective, task, bounds), (state, each))
         returns.append(np.asarray(at))
         if progress is not None:
             steps = int(stops[i + 1]) * agent.config.steps_per_update
             rate = steps * num_seeds / (time.monotonic() - began)
             progress(f"{steps:>12,} env steps  return {np.mean(at):9.2f}  {rate / 1e3:,.0f}k env steps/s")
     env_steps = stops[1:].astype(np.int64) * agent.config.steps_per_update
-    return TrainResult(np.stack(returns, axis=1), env_steps, agent, task, state)
+    return TrainResult(np.stack(returns, axis=1), env_steps, agent, task if each is None else each, state)
 
 
 @lru_cache(maxsize=64)
 def _programs(agent: Agent, chunk: int | None):
     """The compiled birth and stretch of life of this agent, over seeds; one of each for every objective of a kind."""
 
-    def start(task: Task, key: jax.Array):
-        return agent.init(task, key)
+    def start(task: Task, item):
+        key, own = item
+        return agent.init(task if own is None else own, key)
 
-    def live(shared, state: AgentState):
-        objective, task, bounds = shared
+    def live(shared, item):
+        (objective, task, bounds), (state, own) = shared, item
+        task = task if own is None else own
         state, returned = agent.stretch(objective, task, state, *bounds)
         return state, jnp.where(diverged(state), jnp.nan, returned)
 
     return parallel.spread(start, chunk=chunk), parallel.spread(live, chunk=chunk)
+
+
+def _own_level(agent: Agent, task: Task, key: jax.Array) -> Task:
+    """The same task on the level that belongs to an agent's key."""
+    return task.replace(env_params=agent.env.sample_level(jax.random.fold_in(key, TASK)))
 
 
 def as_arrays(objective: lo.Objective) -> lo.Objective:

@@ -1,25 +1,26 @@
-"""Where agents live: gymnax, Brax and probe environments behind one interface.
+"""Where agents live: gymnax, Brax, grid-world and probe environments behind one interface.
 
 >>> import envs
 >>> env, params = envs.make("Breakout-MinAtar")
 >>> obs, state = env.reset(key, params)
 >>> obs, state, reward, terminated, truncated, info = env.step(key, state, action, params)
 
-Observations are float32 of rank one or more, rewards float32, flags bool. `step` starts a new
+Observations are float32 of rank one or more, or in grid worlds one integer; rewards float32, flags bool. `step` starts a new
 episode when the old one ends; `info["final_observation"]` is what was seen just before that.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import gymnax
 
-from envs import probes
+from envs import gridworld, levels, probes
 from envs.check import check
 from envs.uniform import Uniform
 
-__all__ = ["Uniform", "available", "check", "make", "probes"]
+__all__ = ["Uniform", "available", "check", "gridworld", "levels", "make", "probes"]
 
 GYMNAX = (
     "CartPole-v1",
@@ -83,13 +84,15 @@ _built: dict[Any, Any] = {}
 
 def available() -> tuple[str, ...]:
     """Names that `make` takes. Brax names may end in a backend: "brax/ant@positional"."""
-    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES))
+    grids = (f"gridworld/{name}" for name in levels.available())
+    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES), *grids)
 
 
 def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
     """Environment and default parameters; the same name and options give the same object.
 
-    Options go to the environment. Brax takes `backend` ("spring"; also spelled
+    Options go to the environment. Grid worlds ("gridworld/all") take `actions` and `observation`, see `envs.gridworld`; their
+    parameters are one level, and `envs.levels` samples others. Brax takes `backend` ("spring"; also spelled
     "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.brax`).
 
     Raises ValueError, in a sentence, where the name or the backend is unknown or left out.
@@ -104,12 +107,23 @@ def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
 def _build(name, kwargs):
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
+    if name.startswith("gridworld/"):
+        return _grid(name.removeprefix("gridworld/"), **kwargs)
     if name.startswith("brax/"):
         from envs.brax import Brax  # brax takes seconds to import, and few runs need it
 
         task, backend = name.removeprefix("brax/").split("@")
         return Brax(task, backend=backend, **kwargs)
     return Uniform(gymnax.make(name, **kwargs)[0], name=name)
+
+
+def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:
+    env = levels.distribution(distribution).env
+    if observation == "index" and distribution in levels.SHUFFLED:
+        raise ValueError(
+            f"objects move about in 'gridworld/{distribution}', and an index cannot say where: use 'planes'."
+        )
+    return dataclasses.replace(env, actions=actions, observation=observation or env.observation)
 
 
 def _normalise(name: str, kwargs: dict) -> tuple[str, dict]:

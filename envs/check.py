@@ -14,7 +14,7 @@ INFO = ("discount", "terminated", "truncated", "final_observation")
 def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> None:
     """Steps `env` at random under jit, vmap and scan, and raises where the contract is broken.
 
-    The contract: observations float32 of rank >= 1, as `observation_space` says; Discrete or
+    The contract: observations float32 of rank >= 1, or one int32 that numbers a state, as `observation_space` says; Discrete or
     Box float32[n] actions; reward float32[]; flags bool[]; info with a discount that is 0 at
     termination only, and the final observation, which is the observation itself until an end;
     a state that a scan can carry; a time limit `params.max_steps_in_episode` in steps.
@@ -48,9 +48,10 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
 def _check_spaces(env, params):
     space = env.observation_space(params)
     _require(
-        isinstance(space, Box) and len(space.shape) >= 1 and space.dtype == jnp.float32,
+        isinstance(space, Discrete)
+        or (isinstance(space, Box) and len(space.shape) >= 1 and space.dtype == jnp.float32),
         env,
-        f"needs a float32 Box of rank >= 1 as observation space, not {space}",
+        f"needs a Discrete or a float32 Box of rank >= 1 as observation space, not {space}",
     )
     space = env.action_space(params)
     box = isinstance(space, Box) and len(space.shape) == 1 and space.dtype == jnp.float32
@@ -72,11 +73,12 @@ def _check_types(env, params):
     missing = [name for name in INFO if name not in info]
     _require(not missing, env, f"leaves {', '.join(missing)} out of info")
 
-    seen = env.observation_space(params).shape
+    space = env.observation_space(params)
+    seen, kind = ((), "int32") if isinstance(space, Discrete) else (space.shape, "float32")
     for what, value, shape, dtype in (
-        ("the observation of reset", obs, seen, "float32"),
-        ("the observation of step", next_obs, seen, "float32"),
-        ("the final observation", info["final_observation"], seen, "float32"),
+        ("the observation of reset", obs, seen, kind),
+        ("the observation of step", next_obs, seen, kind),
+        ("the final observation", info["final_observation"], seen, kind),
         ("reward", reward, (), "float32"),
         ("terminated", terminated, (), "bool"),
         ("truncated", truncated, (), "bool"),

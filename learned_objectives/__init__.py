@@ -18,16 +18,19 @@ from learned_objectives.library import (
     register,
     save,
 )
+from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 
 __all__ = [
     "DPO",
     "KL",
+    "LPG",
     "LPO",
     "Clip",
     "Drift",
     "DriftLawError",
+    "LPGTargets",
     "Mirror",
     "NoDrift",
     "Objective",

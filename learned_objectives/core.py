@@ -68,6 +68,11 @@ class Objective(struct.PyTreeNode):
         """M: how many numbers the critic predicts per state. 1 is a value; more is a prediction vector."""
         raise NotImplementedError
 
+    @property
+    def needs_discrete_actions(self) -> bool:
+        """Whether it reads probabilities of actions, which a continuous policy does not have."""
+        return False
+
     def targets(self, rollout: Rollout, progress: Progress) -> PyTree:
         """Once per rollout: what should this experience teach? Leaves lead with `[T, B]`."""
         raise NotImplementedError

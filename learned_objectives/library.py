@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from learned_objectives.core import Objective
 from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
+from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 
@@ -33,7 +34,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-_types: dict[str, type] = {cls.__name__: cls for cls in (Mirror, NoDrift, Clip, DPO, KL, LPO)}
+_types: dict[str, type] = {cls.__name__: cls for cls in (Mirror, NoDrift, Clip, DPO, KL, LPO, LPG)}
 
 
 class ObjectiveFileError(ValueError):

@@ -94,5 +94,6 @@ def generalised_advantage(rollout: Rollout, *, gamma: float, gae_lambda: float) 
 
 
 def normalise(advantage: jax.Array) -> jax.Array:
-    """(A - mean) / (std + 1e-8), over every element."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    """(A - mean) / (std + 1e-8), over every element; differentiable where all are equal."""
+    std = jnp.sqrt(advantage.var() + 1e-30)  # far below rounding
+    return (advantage - advantage.mean()) / (std + 1e-8)

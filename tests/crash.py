@@ -24,7 +24,7 @@ from jax import monitoring
 
 from discover import __main__ as cli
 from discover import run
-from discover.run import MetaTraining
+from discover.search import SEARCHES
 from discover.store import Store
 
 REPO = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ TIMING = ("seconds", "steps_per_second")
 # Small, and yet its search moves: a generation takes 20 ms, and a checkpoint 100.
 TINY = {
     "envs": "probe/observation_action",
-    "total_steps": 1024,
+    "total_steps": 2048,
     "generations": 16,
     "evaluate_every": 4,
     "evaluation_seeds": 4,
@@ -53,10 +53,31 @@ TINY = {
 }
 
 
-def arguments(out: str | Path, **changes) -> list[str]:
+# The same for a search by meta-gradient, with all that can be in its state: lives that roll on, an outer critic, a buffer.
+TINY_GRADIENT = {
+    "total_steps": 512,
+    "generations": 16,
+    "evaluate_every": 4,
+    "evaluation_seeds": 4,
+    "checkpoint_every": 1,
+    "seed": 5,
+    "agent.num_envs": 4,
+    "agent.num_steps": 16,
+    "lpg.hidden": 8,
+    "metagrad.members": 8,
+    "metagrad.window": 2,
+    "metagrad.chunk": 2,
+    "metagrad.learning_rate": 0.1,
+    "curriculum.size": 8,
+    "fitness_episodes": 4,
+}
+
+
+def arguments(out: str | Path, *, of: str = "quickstart", **changes) -> list[str]:
     """The command line of the tiny run, after `discover`."""
-    flags = [word for name, value in (TINY | changes).items() for word in (_flag(name), str(value))]
-    return ["meta-train", "quickstart", "--out", str(out), *flags]
+    tiny = TINY if of == "quickstart" else TINY_GRADIENT
+    flags = [word for name, value in (tiny | changes).items() for word in (_flag(name), str(value))]
+    return ["meta-train", of, "--out", str(out), *flags]
 
 
 def _flag(name: str) -> str:
@@ -164,22 +185,34 @@ def exported(out: Path) -> bytes:
 
 @functools.cache
 def compiled(recipe):
-    training = MetaTraining(recipe)
-    training._ask, training._tell, training._lives, training._evaluations, training._keep_best  # noqa: B018
-    return training
+    search = SEARCHES[recipe.method](recipe)
+    for name in (
+        "_lengths",
+        "_evaluations",
+        "_keep_best",
+        "_ask",
+        "_tell",
+        "_lives",
+        "_window",
+        "_apply",
+        "_fresh",
+        "_reborn",
+    ):
+        getattr(search, name, None)
+    return search
 
 
 def sharing_programs(recipe):
-    """A MetaTraining whose programs are compiled once for all tests: how long a run is does not enter them."""
-    training = copy.copy(compiled(dataclasses.replace(recipe, generations=1, checkpoint_every=1)))
-    training.recipe = recipe
-    return training
+    """A search whose programs are compiled once for all tests: how long a run is does not enter them."""
+    search = copy.copy(compiled(dataclasses.replace(recipe, generations=1, checkpoint_every=1)))
+    search.recipe = recipe
+    return search
 
 
 def search(out, **changes):
     """The same run in this process."""
     still = mock.patch.dict(os.environ, GIT_DIR=os.devnull)
-    with still, mock.patch.object(run, "MetaTraining", sharing_programs):
+    with still, mock.patch.object(run, "SEARCHES", dict.fromkeys(SEARCHES, sharing_programs)):
         return run.meta_train(recipe(**changes), out, quiet=True)
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import crash
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -78,6 +79,38 @@ def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
     sentence = refused(line)
     assert "Unknown" in sentence
     assert f"did you mean {near!r}?" in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "lpg_small --envs brax/ant --total-steps 2560",
+            "brax/ant@spring are continuous: choose an environment with discrete",
+        ),
+        ("lpg_small --envs CartPole-v1", "total_steps must be given for CartPole-v1"),
+        (
+            "lpg_small --envs CartPole-v1 --total-steps 2560 --agent.network table",
+            "A table needs observations that number",
+        ),
+        ("lpg_small --envs gridworld/smal", "did you mean 'gridworld/small'?"),
+        ("lpg_small --agent.num-steps 100000", "less than one rollout of 6400000"),
+        ("lpg_small --metagrad.estimator standard", "choose 'debiased'"),
+        ("lpg_small --metagrad.members 7", "members must be a multiple of its chunk, 8, and is 7"),
+        ("groove_small --curriculum.size 8", "curriculum.size must be at least metagrad.members, 32, and is 8"),
+        ("groove_small --curriculum.score regrets", "regret"),
+        ("ta_lpg_small --curriculum.kind plr", "with evolution choose 'uniform' or 'fixed'"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused(refused, line, sentence):
+    assert sentence in refused(f"meta-train {line} --out out")
+
+
+def test_an_lpg_of_ones_own_is_refused_where_actions_are_continuous(refused):
+    lo.save(lo.LPG.groove(jax.random.key(0), hidden=4), "rule.safetensors")
+    assert "the actions of Pendulum-v1 are continuous" in refused(
+        "train --objective rule.safetensors --env Pendulum-v1 --out out"
+    )
 
 
 def test_the_known_names_are_listed(refused):
@@ -402,7 +435,7 @@ def test_plot_draws_elsewhere_if_asked(here, a_run):
 
 
 def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.run.MetaTraining", crash.sharing_programs)
+    monkeypatch.setattr("discover.run.SEARCHES", {"evolution": crash.sharing_programs})
     assert cli.main(crash.arguments("run", generations=1)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"

@@ -1,5 +1,6 @@
 """A run survives what happens to it, and comes to the same file on any number of devices."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from unittest import mock
 
 import crash
 import jax
@@ -18,9 +20,9 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import run
-from discover.run import MetaTraining
-from discover.store import RunError, open_run
+from discover import run, search
+from discover.search import EvolutionSearch
+from discover.store import RunError, Store, open_run
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -57,6 +59,14 @@ def kill_often(out):
     return died
 
 
+def kill_rolling(out):
+    """A search by meta-gradient, killed twice."""
+    moments = (crash.Moment(2, False, 0.05), crash.Moment(7, True, 0.01))
+    died = [crash.kill(out, moment, devices=2, of="groove_small") for moment in moments]
+    crash.finish(out, devices=2, of="groove_small")
+    return died
+
+
 def stop_twice(out):
     stopped = [stop(out, number, 3 * i + 1) for i, number in enumerate(SIGNALS)]
     crash.finish(out, devices=1)
@@ -75,6 +85,8 @@ def children(tmp_path_factory):
         "calm": crash.finish,
         "killed": kill_often,
         "stopped": stop_twice,
+        "rolling": functools.partial(crash.finish, of="groove_small"),
+        "rolling, killed": kill_rolling,
     }
     pool = ThreadPoolExecutor(2)
     started = {name: pool.submit(job, root / name) for name, job in jobs.items()}
@@ -132,6 +144,31 @@ def test_stopped_and_resumed_on_one_device_it_exports_the_same_bytes(children, c
 
 def test_stopped_and_resumed_it_logs_the_same_rows(children, calm):
     assert crash.logged(children("stopped")[0]) == crash.logged(calm)
+
+
+def test_lives_roll_on_and_levels_are_replayed(children):
+    rows = crash.logged(children("rolling")[0])
+    assert sum(row["meta"]["ended"] for row in rows[1:]) > 8  # more than one life in each of eight places
+    assert len({row["mean_norm"] for row in rows}) == 17
+
+
+def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children):
+    out, died = children("rolling, killed")
+    assert died == [True] * 2
+    assert crash.exported(out) == crash.exported(children("rolling")[0])  # which had four
+    assert crash.logged(out) == crash.logged(children("rolling")[0])
+
+
+def test_a_search_by_gradient_compiles_nothing_once_a_life_has_ended(tmp_path):
+    counts, log = {}, Store.log
+
+    def count_and_log(store, row):
+        counts[row["generation"]] = compilations.count
+        log(store, row)
+
+    with mock.patch.object(Store, "log", count_and_log), crash.Compilations() as compilations:
+        crash.search(tmp_path / "run", of="groove_small")
+    assert len({counts[generation] for generation in range(8, 17)}) == 1
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -276,7 +313,7 @@ def half_diverge(setting, objective, task, key):
 
 @pytest.fixture
 def half_diverged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "life_fitness", half_diverge)
+    monkeypatch.setattr(search, "life_fitness", half_diverge)
     result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
     return result, capsys.readouterr().out
 
@@ -299,11 +336,11 @@ def test_the_share_that_diverged_is_logged_and_shown(half_diverged):
 
 def test_a_generation_that_diverges_as_a_whole_leaves_the_search_where_it_was(first):
     training = crash.sharing_programs(crash.recipe())
-    hopeless = [s._replace(task=s.task.replace(learning_rate=jnp.float32(jnp.nan))) for s in training.settings]
-    training.settings = tuple(hopeless)
+    training = copy.copy(training)
+    training._lives = [lambda *_: jnp.full((2, 2), jnp.nan)]
     before = training.init()
-    after, fitness = training.generation(before)
-    assert np.isnan(fitness).all()
+    after, seen = training.generation(before)
+    assert seen["diverged"] == 1.0
     assert after.generation == 1
     for name in ("mean", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after.search, name), getattr(before.search, name))
@@ -320,9 +357,9 @@ def test_the_record_holds_the_recipe(record):
 
 
 def test_the_record_holds_how_far_the_run_came(record):
-    # 16 generations of 4 candidates; 5 evaluations (at 0, 4, 8, 12 and 16) of 4 lives; 1024 steps in each life.
+    # 16 generations of 4 candidates; 5 evaluations (at 0, 4, 8, 12 and 16) of 4 lives; 2048 steps in each life.
     assert record["generations"] == 16
-    assert record["env_steps"] == (16 * 4 + 5 * 4) * 1024
+    assert record["env_steps"] == (16 * 4 + 5 * 4) * 2048
 
 
 def test_the_record_holds_whose_mean_it_is(record, first):
@@ -331,21 +368,21 @@ def test_the_record_holds_whose_mean_it_is(record, first):
     assert record["generation"] > 0
 
 
-@pytest.mark.parametrize(
-    ("generation", "steps"),
-    [(0, 4 * 1024), (3, (3 * 4 + 4) * 1024), (4, (4 * 4 + 8) * 1024), (6, (6 * 4 + 12) * 1024)],
-)
-def test_environment_steps_count_every_life(generation, steps):
-    # Evaluations at 0, at 4, and at the last generation, 6.
-    assert MetaTraining(crash.recipe(generations=6)).env_steps(generation) == steps
+@pytest.mark.parametrize(("generation", "lives"), [(0, 4), (3, 3 * 4 + 4), (4, 4 * 4 + 8), (16, 16 * 4 + 20)])
+def test_environment_steps_count_every_life(first, generation, lives):
+    # 4 candidates a generation; evaluations of 4 lives at 0 and at every fourth; 2048 steps in each life.
+    assert first.result.rows[generation]["env_steps"] == lives * 2048
 
 
 def test_environment_steps_are_those_that_were_taken():
-    # A life of 1100 steps holds 8 rollouts of 4 x 32: 1024. Two lives a candidate; two environments.
+    # A life of 1100 steps holds 8 rollouts of 4 x 32. Two lives for each of 4 candidates, in each of two environments.
     c = crash.recipe(total_steps=1100, generations=3)
     evolution = dataclasses.replace(c.evolution, lives=2)
-    c = dataclasses.replace(c, envs=("CartPole-v1", "probe/action"), evolution=evolution)
-    assert MetaTraining(c).env_steps(2) == 2 * 1024 * (2 * 4 * 2 + 4)
+    c = dataclasses.replace(c, envs=("probe/observation_action", "probe/action"), evolution=evolution)
+    training = EvolutionSearch(c)
+    training._lives = [lambda *_: jnp.zeros((2, 2))] * 2
+    state, _ = training.generation(training.init())
+    assert training.env_steps(state) == 2 * (4 * 2) * 1024
 
 
 def test_the_record_holds_versions_and_device(record):

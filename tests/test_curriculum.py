@@ -1,0 +1,228 @@
+"""Tasks are drawn, replayed and scored as the papers say, and the buffer forgets nothing that it should keep."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from discover import curriculum as cu
+from discover import parallel
+from discover.agent import Agent
+from discover.curriculum import CurriculumConfig
+from discover.setups import GRID
+
+ENV, _ = envs.make("gridworld/small")
+AGENT = Agent(ENV, GRID.agent)
+TASKS = cu.Tasks(AGENT, None, 40.0)
+record = jax.jit(cu.record, static_argnums=0)
+draw = jax.jit(cu.draw, static_argnums=(0, 1))
+replay_probability = jax.jit(cu.replay_probability, static_argnums=0)
+PLR = CurriculumConfig(kind="plr", size=4, staleness=0.0)
+
+
+def life(score, reference=0.0):
+    """Lives [n] whose regret is `score`."""
+    score = jnp.asarray(score, jnp.float32)
+    zeros = jnp.zeros_like(score)
+    reference = zeros + reference
+    return cu.Life(reference - score, reference, zeros, zeros, zeros, zeros)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def drawn(seed, count):
+    return jax.vmap(lambda key: cu.fresh(TASKS, key))(jax.random.split(jax.random.key(seed), count))
+
+
+def filled(scores, config=PLR):
+    count = len(scores)
+    return record(config, cu.empty(config, TASKS), drawn(0, count), life(scores), jnp.ones(count, bool))
+
+
+def test_a_task_is_a_level_of_the_distribution_with_its_lifetime():
+    task = TASKS(jax.random.key(3))
+    assert task.lifetime == 250 * 64 * 20
+    assert task.learning_rate == 40.0
+    assert 4 <= (~np.asarray(task.env_params.wall)).sum() <= 36
+
+
+def test_lifetimes_that_vary_are_whole_rollouts_between_their_bounds():
+    tasks = cu.Tasks(Agent(envs.make("gridworld/all_vrandlife")[0], GRID.agent), None, 40.0)
+    lifetimes = np.asarray(jax.jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 2000)).lifetime)
+    updates = lifetimes / 1280
+    assert (updates == updates.round()).all()
+    assert updates.min() == 10
+    assert 245 < updates.max() <= 250
+    # Log-uniform: as many below the geometric mean as above.
+    assert 0.45 < (updates < 50).mean() < 0.55
+
+
+def test_a_fixed_set_has_so_many_tasks_and_no_more():
+    tasks = dataclasses.replace(TASKS, num_fixed=3)
+    starts = jax.jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 60)).env_params.reward
+    assert len(np.unique(np.asarray(starts), axis=0)) == 3
+
+
+def test_a_life_too_short_for_a_rollout_is_refused():
+    long_rollouts = Agent(ENV, dataclasses.replace(GRID.agent, num_steps=100_000))
+    with pytest.raises(
+        ValueError, match=r"^the shortest life on gridworld/small is 320000 environment steps, less than"
+    ):
+        cu.Tasks(long_rollouts, None, 40.0)
+    with pytest.raises(ValueError, match="total_steps must hold at least one rollout"):
+        cu.Tasks(AGENT, 1279, 40.0)
+
+
+def test_rank_prioritisation_is_one_over_rank():
+    # Ranks 3, 1, 2, 4 of scores 1, 5, 2, -1: 1/3, 1, 1/2 and 1/4 over their sum, 25/12.
+    probability = replay_probability(PLR, filled([1.0, 5.0, 2.0, -1.0]))
+    np.testing.assert_allclose(probability, np.array([4, 12, 6, 3]) / 25, rtol=1e-6)
+
+
+def test_temperature_is_the_power_of_rank():
+    config = dataclasses.replace(PLR, temperature=0.5)
+    weight = np.array([1 / 9, 1.0, 1 / 4, 1 / 16])
+    np.testing.assert_allclose(
+        replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), weight / weight.sum(), rtol=1e-6
+    )
+
+
+def test_proportional_prioritisation_is_the_score_where_it_is_positive():
+    config = dataclasses.replace(PLR, prioritisation="proportional")
+    np.testing.assert_allclose(
+        replay_probability(config, filled([1.0, 5.0, 2.0, -1.0], config)), np.array([1, 5, 2, 0]) / 8, rtol=1e-6
+    )
+
+
+def test_staleness_is_its_share():
+    config = dataclasses.replace(PLR, staleness=0.25)
+    buffer = filled([4.0, 3.0, 2.0, 1.0], config).replace(draws=jnp.int32(10), played=jnp.array([10, 4, 8, 8]))
+    rank = np.array([12, 6, 4, 3]) / 25
+    np.testing.assert_allclose(
+        replay_probability(config, buffer), 0.75 * rank + 0.25 * np.array([0, 6, 2, 2]) / 10, rtol=1e-6
+    )
+
+
+def test_empty_slots_are_never_replayed():
+    probability = np.asarray(replay_probability(PLR, filled([2.0, 1.0])))
+    assert (probability[2:] == 0).all()
+    assert probability.sum() == pytest.approx(1.0)
+    buffer, again = draw(
+        dataclasses.replace(PLR, replay=1.0),
+        TASKS,
+        filled([2.0, 1.0]),
+        jax.random.split(jax.random.key(0), 64),
+        jnp.ones(64, bool),
+    )
+    assert set(np.asarray(again.slot)) == {0, 1}
+    np.testing.assert_array_equal(again.task.env_params.reward, buffer.task.env_params.reward[again.slot])
+
+
+def test_an_empty_buffer_gives_new_tasks():
+    config = dataclasses.replace(PLR, replay=1.0)
+    _, new = draw(config, TASKS, cu.empty(config, TASKS), jax.random.split(jax.random.key(0), 8), jnp.ones(8, bool))
+    assert (np.asarray(new.slot) == -1).all()
+    assert np.isnan(np.asarray(new.reference)).all()
+
+
+def test_about_half_of_the_draws_are_replays():
+    _, some = draw(PLR, TASKS, filled([2.0, 1.0]), jax.random.split(jax.random.key(1), 4000), jnp.ones(4000, bool))
+    assert 0.47 < (np.asarray(some.slot) >= 0).mean() < 0.53
+
+
+def test_draws_that_nobody_wanted_leave_no_trace():
+    before = filled([2.0, 1.0])
+    after, _ = draw(PLR, TASKS, before, jax.random.split(jax.random.key(1), 8), jnp.zeros(8, bool))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_a_better_task_takes_the_place_of_the_least_likely_one():
+    buffer = filled([4.0, 1.0, 3.0, 2.0])
+    after = record(PLR, buffer, drawn(1, 2), life([1.5, 0.5]), jnp.ones(2, bool))
+    np.testing.assert_array_equal(after.score, [4.0, 1.5, 3.0, 2.0])
+    np.testing.assert_array_equal(after.task.env_params.reward[1], drawn(1, 2).task.env_params.reward[0])
+    assert after.entered == 5
+
+
+def test_a_known_task_gets_its_new_score_and_keeps_its_place():
+    buffer = filled([4.0, 1.0, 3.0, 2.0])
+    known = jax.tree.map(
+        lambda x: x[None],
+        cu.Drawn(
+            jax.tree.map(lambda x: x[2], buffer.task),
+            jnp.int32(2),
+            buffer.number[2],
+            jnp.float32(7.0),
+            jnp.float32(0.0),
+        ),
+    )
+    after = record(PLR, buffer, known, life([0.25], 7.0), jnp.ones(1, bool))
+    np.testing.assert_array_equal(after.score, [4.0, 1.0, 0.25, 2.0])
+    assert after.reference[2] == 7.0
+    assert after.entered == 4
+
+
+def test_a_task_whose_slot_was_given_away_meanwhile_does_not_overwrite_the_new_one():
+    buffer = filled([4.0, 1.0, 3.0, 2.0])
+    gone = jax.tree.map(lambda x: x[:1], drawn(5, 1)).replace(slot=jnp.array([0]), number=jnp.array([99]))
+    after = record(PLR, buffer, gone, life([0.5]), jnp.ones(1, bool))
+    jax.tree.map(np.testing.assert_array_equal, after, buffer)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_never_enters(score):
+    buffer = filled([4.0, 1.0])
+    jax.tree.map(
+        np.testing.assert_array_equal, record(PLR, buffer, drawn(1, 1), life([score]), jnp.ones(1, bool)), buffer
+    )
+
+
+def test_scores_are_what_their_papers_say():
+    one = cu.Life(*(jnp.float32(x) for x in (2.0, 5.0, 0.3, 0.7, 1.5, 4.0)))
+    expected = {"regret": 3.0, "optimal_regret": 3.0, "positive_value_loss": 0.3, "l1_value_loss": 0.7, "max_mc": 2.5}
+    assert {name: float(score(one)) for name, score in cu.SCORES.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kind": "random"}, "curriculum.kind must be uniform, fixed or plr, and is 'random'."),
+        ({"score": "regre"}, "did you mean 'regret'"),
+        ({"size": 0}, "curriculum.size must be at least 1, and is 0."),
+        ({"replay": 1.5}, r"curriculum.replay must be in \[0, 1\], and is 1.5."),
+        ({"temperature": 0.0}, "curriculum.temperature must be positive, and is 0.0."),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CurriculumConfig(**changes)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_dear_items_share_chunks_and_every_device_has_its_part(devices):
+    cost = np.random.default_rng(0).integers(10, 250, 24)
+    order = parallel.deal(cost, 2, devices)
+    assert set(order) == set(range(24))
+    chunks = np.sort(cost[order].reshape(-1, 2), axis=1)
+    assert sorted(map(tuple, chunks)) == sorted(map(tuple, np.sort(np.sort(cost)[::-1].reshape(-1, 2), axis=1)))
+    share = cost[order].reshape(devices, -1, 2).max(-1).sum(-1)
+    assert share.max() - share.min() <= cost.max() - cost.min()
+
+
+def test_padding_of_dealt_items_repeats_one():
+    order = parallel.deal(np.array([3, 1, 2]), 2, 2)
+    assert len(order) == 4
+    assert set(order) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_only_what_is_wanted_is_done(devices, chunk):
+    items = jnp.arange(8.0).reshape(4, 2)
+    wanted = jnp.array([[1, 0], [0, 0], [1, 1], [0, 1]], bool)
+    program = parallel.spread_some(lambda shared, x: shared * x, chunk=chunk, devices=jax.devices()[:devices])
+    outs = program(jnp.float32(10), items, wanted, jnp.full((4, 2), -1.0))
+    np.testing.assert_array_equal(outs, [[0, -1], [-1, -1], [40, 50], [-1, 70]])

@@ -1,0 +1,401 @@
+"""The meta-gradient is the derivative of what it says, through every update, and points where returns grow."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments.spaces import Discrete
+
+import learned_objectives as lo
+from discover.agent import Agent, AgentConfig
+from discover.curriculum import Drawn
+from discover.metagrad import MetaGrad, MetaGradConfig, Window
+from envs.gridworld import GridWorld, make_level
+from envs.probes import Probe
+from learned_objectives.mirror import normalise
+
+WINDOW = 2
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is nearly all the cost, and this halves it
+UNREGULARISED = {
+    "entropy_coef": 0.0,
+    "prediction_entropy_coef": 0.0,
+    "policy_target_coef": 0.0,
+    "prediction_target_coef": 0.0,
+}
+CONFIG = AgentConfig(
+    num_envs=8, num_steps=4, num_epochs=2, num_minibatches=1, optimizer="sgd", learning_rate=2.0, max_grad_norm=0.5
+)
+ADAM = dataclasses.replace(CONFIG, optimizer="adam", learning_rate=0.1)
+
+
+class Tiny(GridWorld):
+    """Three rows, three columns, and a thing two steps away that ends the episode."""
+
+    def level(self, reward=1.0):
+        return make_level(3, 3, objects=[[reward, 1.0, 0.0]], cells=[4], start=0, max_steps=6)
+
+    @property
+    def default_params(self):
+        return self.level()
+
+
+ENV = Tiny(3, 3, 1)
+
+
+def lpg(cell, seed=0):
+    objective = lo.LPG.create(jax.random.key(seed), predictions=3, hidden=8, cell=cell)
+    grown = {name: 10.0 * getattr(objective, name) for name in ("policy_head", "prediction_head")}
+    return objective.replace(**grown)
+
+
+def lpo():
+    key = jax.random.key(0)
+    drift = lo.LPO.create(key, width=8)
+    return lo.Mirror(drift.replace(out=jax.random.normal(key, (8,))))
+
+
+OBJECTIVES = {
+    "lstm": lambda: lpg("lstm"),
+    "gru": lambda: lpg("gru"),
+    "lpo": lpo,
+    "dpo": lambda: lo.Mirror(lo.DPO(jnp.float32(2.0), jnp.float32(0.6))),
+}
+
+
+@cache
+def search(name, agent=CONFIG, env=ENV, **config):
+    """One search per configuration, and so one compiled window."""
+    config = {"members": 1, "chunk": 1, "window": WINDOW} | config
+    return MetaGrad(MetaGradConfig(**config), Agent(env, agent, OBJECTIVES[name]().critic_width))
+
+
+@cache
+def window(meta):
+    """(objective, member) -> ((loss, (member, metrics)), gradient)."""
+    program = jax.value_and_grad(meta.window, has_aux=True)
+    return jax.jit(program, compiler_options=QUICK)
+
+
+def born(meta, level, *, updates=10, rate=None, key=0):
+    """A member in mid-life, its tables full of numbers."""
+    task = meta.agent.task(level, updates * meta.agent.config.steps_per_update)
+    if rate is not None:
+        task = task.replace(learning_rate=jnp.float32(rate))
+    drawn = Drawn(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
+    member = meta.birth(drawn, jax.random.key(key), jnp.int32(updates))
+    rng = np.random.default_rng(key)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), member.state.params)
+    return member.replace(state=member.state.replace(params=params))
+
+
+def wide(tree):
+    """In float64; call it where that is enabled."""
+    return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "estimator"),
+    [
+        ("lstm", "sgd", "debiased"),
+        ("gru", "adam", "debiased"),
+        ("lpo", "adam", "debiased"),
+        ("dpo", "sgd", "standard"),
+    ],
+)
+def test_the_meta_gradient_is_that_of_differences(name, optimizer, estimator):
+    """Sampled actions stand still under a small change, and with them the advantages of an outer critic. Those of the agent's
+    own critic do so where the objective does not reach it: a drift with tables of its own, and no norm shared with them."""
+    config = CONFIG if optimizer == "sgd" else ADAM
+    if estimator == "standard":
+        config = dataclasses.replace(config, max_grad_norm=1e9)
+    meta, objective = search(name, config, estimator=estimator), OBJECTIVES[name]()
+    member = born(meta, ENV.level())
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        objective, member = wide(objective), wide(member)
+        run = window(meta)
+        _, gradient = run(objective, member)
+        leaves, treedef = jax.tree.flatten(objective)
+        for i, slope in enumerate(jax.tree.leaves(gradient)):
+            direction = rng.normal(size=slope.shape)
+            losses = []
+            for step in (1e-6, -1e-6):
+                moved = [x + step * direction if i == j else x for j, x in enumerate(leaves)]
+                losses.append(float(run(jax.tree.unflatten(treedef, moved), member)[0][0]))
+            expected = (losses[0] - losses[1]) / 2e-6
+            np.testing.assert_allclose((slope * direction).sum(), expected, rtol=1e-4, atol=1e-9)
+        assert np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(gradient))) > 1e-4
+
+
+def values_of_chance(gamma):
+    """V of the uniform policy in `Tiny`, by hand: five moves from each of nine cells, a reward and an end at cell 4."""
+    a, b = np.eye(9), np.zeros(9)
+    for cell in range(9):
+        row, column = divmod(cell, 3)
+        for down, right in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+            inside = 0 <= row + down < 3 and 0 <= column + right < 3
+            target = 3 * (row + down) + column + right if inside else cell
+            if target == 4:
+                b[cell] += 0.2
+            else:
+                a[cell, target] -= 0.2 * gamma
+    return np.linalg.solve(a, b)
+
+
+def test_the_outer_critic_finds_the_values_of_the_policy():
+    meta, objective = search("lstm"), OBJECTIVES["lstm"]()
+    member = born(meta, ENV.level(), updates=1000, rate=0.0)
+    actor = jax.tree.map(jnp.zeros_like, member.state.params["actor"])
+    member = member.replace(state=member.state.replace(params=member.state.params | {"actor": actor}))
+    start, errors = member.critic, []
+    with jax.enable_x64(True):
+        objective, member = wide(objective), wide(member)
+        for _ in range(150):
+            (_, (member, metrics)), _ = window(meta)(objective, member)
+            errors.append(float(metrics["critic_loss"]))
+    start, (found,) = jax.tree.leaves(start), jax.tree.leaves(member.critic)
+    assert not start[0].any()
+    known = values_of_chance(meta.config.gamma)
+    there = [9 + cell for cell in (0, 1, 3)]  # those met most, with the object present
+    np.testing.assert_allclose(np.asarray(found)[there, 0], known[[0, 1, 3]], atol=0.1)
+    assert np.mean(errors[-30:]) < 0.7 * np.mean(errors[:5])
+    assert int(member.tally.count) == 150
+
+
+def by_hand(meta, objective, member):
+    """The parts of a window, update by update: (the agent that came out, metrics [K], what it met)."""
+    state, step = member.state, jax.jit(meta.agent.step, compiler_options=QUICK)
+    metrics = []
+    for _ in range(meta.config.window):
+        state, _, shown = step(objective, member.drawn.task, state)
+        metrics.append({name: np.mean(value) for name, value in shown.items()})
+    _, outer = jax.jit(meta._look, compiler_options=QUICK)(objective, state, member)
+    return state, metrics, outer
+
+
+def rows_met(state, obs):
+    """log pi and log y at every observation met, in float64."""
+    tables = (np.asarray(jax.tree.leaves(state.params[name])[0], np.float64) for name in ("actor", "critic"))
+    return [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (table[np.asarray(obs)] for table in tables)]
+
+
+def advantages_in_numpy(rollout, *, gamma, gae_lambda):
+    """Schulman et al. 2016, eq. 16, normalised."""
+    advantage, out = 0.0, []
+    value, after = (np.asarray(x)[..., 0] for x in (rollout.critic, rollout.next_critic))
+    terminated, truncated, reward = (np.asarray(x) for x in (rollout.terminated, rollout.truncated, rollout.reward))
+    for t in reversed(range(len(reward))):
+        delta = reward[t] + gamma * np.where(terminated[t], 0.0, after[t]) - value[t]
+        advantage = delta + gamma * gae_lambda * np.where(terminated[t] | truncated[t], 0.0, advantage)
+        out.append(advantage)
+    raw = np.stack(out[::-1])
+    return (raw - raw.mean()) / raw.std()
+
+
+def test_the_loss_of_a_window_is_its_formula():
+    meta, bare, objective = search("lstm"), search("lstm", **UNREGULARISED), OBJECTIVES["lstm"]()
+    member = born(meta, ENV.level())
+    with jax.enable_x64(True):
+        objective, member = wide(objective), wide(member)
+        (full, (_, shown)), _ = window(meta)(objective, member)
+        (plain, _), _ = window(bare)(objective, member)
+        state, metrics, outer = by_hand(meta, objective, member)
+    log_pi, log_y = rows_met(state, outer.obs)
+    advantage = advantages_in_numpy(outer, gamma=0.99, gae_lambda=0.95)
+    chosen = np.take_along_axis(log_pi, np.asarray(outer.action)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(plain, -(chosen * advantage).mean(), rtol=1e-6)
+    entropy = -(np.exp(log_pi) * log_pi).sum(-1).mean()
+    prediction_entropy = -(np.exp(log_y) * log_y).sum(-1).mean()
+    policy_square, prediction_square = (
+        np.mean([m[f"{name}_target_square"] for m in metrics]) for name in ("policy", "prediction")
+    )
+    expected = -0.05 * entropy - 0.001 * prediction_entropy + 0.005 * policy_square + 0.001 * prediction_square
+    np.testing.assert_allclose(full - plain, expected, rtol=1e-6)
+    np.testing.assert_allclose(shown["reward"], np.asarray(outer.reward).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("coefficient", "sign", "term"),
+    [
+        ("entropy_coef", -1, "entropy of the policy"),
+        ("prediction_entropy_coef", -1, "entropy of the predictions"),
+        ("policy_target_coef", 1, "square of pi_hat"),
+        ("prediction_target_coef", 1, "square of y_hat"),
+    ],
+)
+def test_each_regulariser_has_its_sign(coefficient, sign, term):
+    meta, objective = search("lstm"), OBJECTIVES["lstm"]()
+    member = born(meta, ENV.level())
+    obs = jnp.arange(18)[:, None]
+    rollout = lo.Rollout(obs, *7 * [None])
+    targets = lo.LPGTargets(jnp.float32([[0.5, -2.0]]), jnp.log(jnp.float32([[[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]])))
+    outputs = lo.Outputs(jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.zeros((1, 2, 3)))
+    _, metrics = objective.loss(outputs, rollout, targets, lo.Progress(0.0, 1.0))
+    log_pi, log_y = rows_met(member.state, obs)
+    terms = {
+        "entropy of the policy": -(np.exp(log_pi) * log_pi).sum(-1).mean(),
+        "entropy of the predictions": -(np.exp(log_y) * log_y).sum(-1).mean(),
+        "square of pi_hat": (0.25 + 4.0) / 2,
+        "square of y_hat": (0.25 + 0.09 + 0.04 + 0.01 + 0.01 + 0.64) / 2,
+    }
+    seen = Window(before=member.state, after=member.state, metrics=metrics, outer=rollout, advantage=None)
+    losses = [
+        MetaGrad(MetaGradConfig(**(UNREGULARISED | {coefficient: value})), meta.agent).regulariser(seen)
+        for value in (0.5, 1.5)
+    ]
+    np.testing.assert_allclose(losses[1] - losses[0], sign * terms[term], rtol=1e-5)
+    assert terms[term] > 0.1
+
+
+def newborn(meta, level):
+    """As a life begins: tables of zeros, most of whose rows will never have been visited."""
+    member = born(meta, level)
+    params = jax.tree.map(jnp.zeros_like, member.state.params)
+    return member.replace(state=member.state.replace(params=params))
+
+
+def finite(tree):
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
+
+
+def test_gradients_are_finite_where_adam_has_seen_only_zeros():
+    meta, objective = search("lstm", ADAM), OBJECTIVES["lstm"]()
+    member = newborn(meta, ENV.level())
+    (_, (after, _)), gradient = window(meta)(objective, member)
+    rows = np.asarray(jax.tree.leaves(after.state.params["actor"])[0])
+    assert (rows == 0).all(-1).any()
+    assert (rows != 0).any()
+    assert finite(gradient)
+    assert gradient.policy_head.any()
+    # Targets that ask for nothing: every gradient of the agent is exactly zero, and so is its norm.
+    idle = objective.replace(
+        policy_head=jnp.zeros_like(objective.policy_head), prediction_head=jnp.zeros_like(objective.prediction_head)
+    )
+    (_, (after, _)), gradient = window(meta)(idle, member)
+    assert not any(x.any() for x in jax.tree.leaves(after.state.params))
+    assert finite(gradient)
+
+
+def test_gradients_are_finite_where_all_advantages_are_equal():
+    """In a world without reward, under a critic that says nothing: their deviation is zero, and has no derivative."""
+    meta, objective = search("dpo", ADAM), OBJECTIVES["dpo"]()
+    _, gradient = window(meta)(objective, newborn(meta, ENV.level(reward=0.0)))
+    assert finite(gradient)
+    _, gradient = window(meta)(objective, born(meta, ENV.level()))
+    assert finite(gradient)
+    assert gradient.drift.beta != 0
+    assert finite(jax.grad(lambda a: (normalise(a) * jnp.arange(4.0)).sum())(jnp.ones(4)))
+
+
+@pytest.mark.parametrize(("done", "teaches"), [(3, True), (4, True), (5, False), (7, False)])
+def test_updates_after_the_end_of_a_life_teach_nothing(done, teaches):
+    meta, objective = search("lstm", **UNREGULARISED), OBJECTIVES["lstm"]()
+    member = born(meta, ENV.level(), updates=5, key=3)  # which meets a reward
+    member = member.replace(state=member.state.replace(num_updates=jnp.int32(done)))
+    with jax.enable_x64(True):
+        (_, (after, _)), gradient = window(meta)(wide(objective), wide(member))
+    assert any(x.any() for x in jax.tree.leaves(gradient)) == teaches
+    assert int(after.state.num_updates) == max(done, min(done + WINDOW, 5))
+
+
+ARMS = np.array([1.0, 0.2, -0.5])
+
+
+class Bandit(Probe):
+    """One state, three arms, one step."""
+
+    name = "probe/bandit"
+
+    def show(self, state):
+        return jnp.int32(0)
+
+    def reward(self, state, action):
+        return jnp.asarray(ARMS, jnp.float32)[action]
+
+    def observation_space(self, params):
+        return Discrete(1)
+
+    def action_space(self, params=None):
+        return Discrete(3)
+
+
+class Preference(lo.Objective):
+    """Makes each action likelier by a number of its own."""
+
+    weight: jax.Array  # f32[3]
+
+    @property
+    def critic_width(self):
+        return 1
+
+    def targets(self, rollout, progress):
+        return self.weight[rollout.action]
+
+    def loss(self, outputs, rollout, targets, progress):
+        return -(outputs.log_prob * targets).mean(), {}
+
+
+BANDIT = Bandit()
+WEIGHT = np.array([0.5, 0.2, 0.1])
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+@cache
+def bandit(estimator, lives=1500, **config):
+    """Of many lives of one update: the estimator's ascent directions [lives, 3], and the exact ones by hand, both in units
+    of the deviation of the reward, by which advantages are normalised."""
+    agent = Agent(
+        BANDIT,
+        AgentConfig(
+            num_envs=32, num_steps=4, num_starts=4, num_epochs=1, num_minibatches=1, optimizer="sgd", learning_rate=3.0,
+            anneal=False, max_grad_norm=1e9,
+        ),
+    )  # fmt: skip
+    meta = MetaGrad(MetaGradConfig(estimator=estimator, window=1, **UNREGULARISED, **config), agent)
+    task = agent.task(BANDIT.default_params, 128 * 10)
+    drawn = Drawn(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
+    objective = Preference(jnp.asarray(WEIGHT, jnp.float32))
+
+    def live(key):
+        member = meta.birth(drawn, key, jnp.int32(10))
+        gradient = jax.grad(lambda o: meta.window(o, member)[0])(objective)
+        after, met, _ = agent.step(objective, task, member.state)
+        return -gradient.weight, jax.tree.leaves(after.params["actor"])[0][0], met.action
+
+    keys = jax.random.split(jax.random.key(5), lives)
+    estimate, after, action = (np.asarray(x) for x in jax.jit(jax.vmap(live), compiler_options=QUICK)(keys))
+    # theta_1 = 3 sum_k (n_k / n) w_k (e_k - pi_0), from a table of zeros; J = sum_a pi_1(a) r(a).
+    share = np.stack([(action == k).mean((1, 2)) for k in range(3)], axis=-1)
+    away = np.eye(3) - 1 / 3
+    theta = 3.0 * (share * WEIGHT) @ away
+    np.testing.assert_allclose(after, theta, rtol=1e-4, atol=1e-6)
+    pi = softmax(theta)
+    value = (pi * ARMS).sum(-1, keepdims=True)
+    by_weight = 3.0 * share * ((pi * (ARMS - value)) @ away.T)
+    return estimate, by_weight / np.sqrt((pi * (ARMS - value) ** 2).sum(-1, keepdims=True))
+
+
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("estimator", ["debiased", "standard"])
+def test_policy_gradient_estimators_agree_with_the_exact_gradient(estimator):
+    estimate, exact = bandit(estimator)
+    error = (estimate - exact).std(0) / len(exact) ** 0.5
+    size = np.linalg.norm(exact.mean(0))
+    assert (error < 0.02 * size).all()
+    # The deviation of 128 rewards is itself a sample's: a bias of the order of 1 / 128.
+    np.testing.assert_allclose(estimate.mean(0), exact.mean(0), atol=4 * error.max() + 0.01 * size)
+    assert cosine(estimate.mean(0), exact.mean(0)) > 0.99
+
+
+def test_the_bootstrapped_estimator_climbs():
+    estimate, exact = bandit("bootstrapped", lives=500, bootstrap_updates=3)
+    assert cosine(estimate.mean(0), exact.mean(0)) > 0.5
