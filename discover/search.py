@@ -21,6 +21,7 @@ from discover.metagrad import Member, MetaGrad
 from discover.recipes import Recipe, purpose_key
 from discover.record import number
 from discover.train import as_arrays, resolve_objective
+from envs.gridworld import GridWorld
 
 PyTree = Any
 
@@ -325,6 +326,15 @@ class GradientSearch(Search):
             raise ValueError(
                 f"curriculum.size must be at least metagrad.members, {c.members}, and is {self.curriculum.size}."
             )
+        env = self.setting.agent.env
+        if self.curriculum.kind == "plr" and self.curriculum.score == "optimal_regret":
+            if not isinstance(env, GridWorld) or env.observation != "index":
+                raise ValueError(
+                    f"curriculum.score 'optimal_regret' needs a world whose best policy can be computed, and {env.name} is none: "
+                    "choose 'regret', or a grid world whose objects keep their cells."
+                )
+        elif self.curriculum.kind == "plr" and self._antagonist is not None:
+            Agent.fit(env, recipe.agent, self._antagonist)  # raises here, with a sentence
         self.meta = MetaGrad(c, self.setting.agent)
         groups = c.members // c.chunk
         count = max(d for d in range(1, jax.device_count() + 1) if groups % d == 0)
@@ -479,11 +489,9 @@ class GradientSearch(Search):
 
     @cached_property
     def _references(self):
-        setting = self.setting
-        if self.curriculum.score == "regret":
-            setting = setting._replace(
-                agent=Agent(setting.agent.env, setting.agent.config, self._antagonist.critic_width)
-            )
+        setting, trained = self.setting, self._antagonist
+        if trained is not None:
+            setting = setting._replace(agent=Agent.fit(setting.agent.env, setting.agent.config, trained))
 
         def reference(antagonist, item):
             task, key = item
