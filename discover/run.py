@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 
 import learned_objectives as lo
 from discover import parallel
+from discover.evolution_search import EvolutionSearch
+from discover.gradient_search import GradientSearch
 from discover.recipes import Recipe
 from discover.record import Writers, clock, import_wandb, mean_return, number, provenance, show
-from discover.search import SEARCHES, Search, free
+from discover.search import Search, free
 from discover.store import Store, open_run
+
+SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
 
 
 class Result(NamedTuple):

@@ -24,7 +24,7 @@ from jax import monitoring
 
 from discover import __main__ as cli
 from discover import run
-from discover.search import SEARCHES
+from discover.run import SEARCHES
 from discover.store import Store
 
 REPO = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import run, search
-from discover.search import EvolutionSearch
+from discover import evolution_search, run
+from discover.evolution_search import EvolutionSearch
 from discover.store import RunError, Store, open_run
 
 MOMENTS = random.Random(0)
@@ -313,7 +313,7 @@ def half_diverge(setting, objective, task, key):
 
 @pytest.fixture
 def half_diverged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, "life_fitness", half_diverge)
+    monkeypatch.setattr(evolution_search, "life_fitness", half_diverge)
     result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
     return result, capsys.readouterr().out
 
