@@ -239,7 +239,7 @@ class First(NamedTuple):
 
 
 @functools.cache
-def first() -> First:
+def first(**changes) -> First:
     """The first run in this process, which finds nothing compiled."""
     directory = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, directory)
@@ -251,5 +251,5 @@ def first() -> First:
         log(store, row)
 
     with mock.patch.object(Store, "log", count_and_log), Compilations() as compilations:
-        result = search(Path(directory, "run"))
+        result = search(Path(directory, "run"), **changes)
     return First(result, counts)
