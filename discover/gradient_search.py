@@ -86,9 +86,9 @@ class GradientSearch(Search):
             def one(key):
                 drawn = cu.fresh(tasks, jax.random.fold_in(key, cu.TASK))
                 # Whole windows until it is replaced, as if its life had begun some time ago.
-                windows = -(-cu.num_updates(tasks.agent.config, drawn.task) // c.window)
-                left = jax.random.randint(jax.random.fold_in(key, STAGGER), (), 1, windows + 1)
-                return self.meta.birth(drawn, key, left * c.window)
+                life = cu.num_updates(tasks.agent.config, drawn.task)
+                windows = jax.random.randint(jax.random.fold_in(key, STAGGER), (), 1, -(-life // c.window) + 1)
+                return self.meta.birth(drawn, key, jnp.minimum(windows * c.window, life))
 
             return jax.vmap(one)(keys)
 
@@ -117,7 +117,7 @@ class GradientSearch(Search):
             norm = optax.tree.norm(grads)
             updates, after = self.optimizer.update(grads, opt_state, objective)
             moved = optax.apply_updates(objective, updates)
-            finite = jnp.isfinite(norm)  # one agent that diverged spoils no objective
+            finite = jnp.isfinite(norm)  # a member that diverged costs this step, and is replaced before the next
             objective, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), (moved, after), (objective, opt_state)
             )
@@ -130,17 +130,27 @@ class GradientSearch(Search):
         grads, members, metrics = self._window(search.objective, search.members)
         objective, opt_state, norm = self._apply(free(grads), search.objective, search.opt_state)
         search = search.replace(objective=objective, opt_state=opt_state, members=members)
-        ended = np.asarray(members.state.num_updates >= members.stop)
+        broken = np.asarray(metrics.pop("diverged"))
+        ended = np.asarray(members.state.num_updates >= members.stop) | broken
         extra = 0
         if ended.any():
-            search, extra = self._renew(search, ended, index)
+            search, extra = self._renew(search, ended, broken, index)
         row = {name: number(np.asarray(value).mean()) for name, value in metrics.items()}
-        row |= {"gradient_norm": number(norm), "ended": int(ended.sum())}  # a norm of None: the step was skipped
-        updates = state.updates + c.members * (c.window + 1) + extra
+        row |= {
+            "gradient_norm": number(norm),
+            "ended": int(ended.sum()),
+            "diverged": int(broken.sum()),
+        }
+        updates = state.updates + c.members * self.meta.rollouts + extra
         return state.replace(generation=state.generation + 1, updates=updates, search=search), {"meta": row}
 
-    def _renew(self, search: GradientState, ended: np.ndarray, index: int) -> tuple[GradientState, int]:
-        """Let new members take the place of those whose lives have ended: (the search, updates of antagonists)."""
+    def _renew(
+        self, search: GradientState, ended: np.ndarray, broken: np.ndarray, index: int
+    ) -> tuple[GradientState, int]:
+        """Let new members take the place of those whose lives have ended: (the search, updates of antagonists).
+
+        A curriculum hears of whole lives alone: not of those that diverged, nor of the first ones, which are cut short.
+        """
         keys = jax.random.split(self._key("birth", index), ended.size)
         task_keys = jax.vmap(lambda key: jax.random.fold_in(key, cu.TASK))(keys)
         buffer, updates = search.buffer, 0
@@ -148,7 +158,10 @@ class GradientSearch(Search):
             drawn = self._fresh(task_keys)
         else:
             drawn, tally = jax.tree.map(_flat, free((search.members.drawn, search.members.tally)))
-            final, reference, updates = self._judge(search.members, drawn, ended, index)
+            lengths = np.asarray(jnp.round(drawn.task.lifetime / self.setting.agent.config.steps_per_update))
+            age = np.asarray(search.members.state.num_updates)
+            whole = ended & ~broken & (age >= lengths.reshape(age.shape))
+            final, reference, updates = self._judge(search.members, drawn, whole, index)
             life = cu.Life(
                 final_return=final,
                 reference=reference,
@@ -157,7 +170,7 @@ class GradientSearch(Search):
                 mean_value=tally.value / tally.count,
                 max_return=tally.max_return,
             )
-            buffer, drawn = self._replay(buffer, drawn, life, ended.reshape(-1), task_keys)
+            buffer, drawn = self._replay(buffer, drawn, life, (whole.reshape(-1), ended.reshape(-1)), task_keys)
         grouped = jax.tree.map(lambda x: x.reshape((*ended.shape, *x.shape[1:])), (free(drawn), keys))
         members = self._reborn(None, (search.members, ended, *grouped))
         return search.replace(members=members, buffer=buffer), updates
@@ -169,8 +182,9 @@ class GradientSearch(Search):
     @cached_property
     def _replay(self):
         def replay(buffer, drawn, life, ended, keys):
-            buffer = cu.record(self.curriculum, buffer, drawn, life, ended)
-            return cu.draw(self.curriculum, self.setting.tasks, buffer, keys, ended)
+            whole, wanted = ended
+            buffer = cu.record(self.curriculum, buffer, drawn, life, whole)
+            return cu.draw(self.curriculum, self.setting.tasks, buffer, keys, wanted)
 
         return jax.jit(replay)
 

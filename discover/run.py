@@ -127,7 +127,9 @@ class _Loop:
         if "fitness" in row:
             parts.append("population " + " ".join(show(f["mean"]) for f in row["fitness"].values()))
         if "meta" in row:
-            parts.append(f"reward {row['meta']['reward']:.4f}  |gradient| {row['meta']['gradient_norm']:.3f}")
+            norm = row["meta"]["gradient_norm"]
+            parts.append(f"reward {row['meta']['reward'] or 0.0:.4f}")
+            parts.append("skipped, no finite gradient" if norm is None else f"|gradient| {norm:.3f}")
         if "evaluation" in row:
             means = [mean_return(r) for r in row["evaluation"].values()]
             parts.append("mean " + " ".join(show(m) for m in means))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -61,6 +62,15 @@ def life_fitness(setting: Setting, objective: lo.Objective, task: Task, key: jax
         state, returns = agent.train(objective, task, key, num_updates=updates, num_evals=min(STRETCHES, updates))
         fitness = jnp.where(jnp.isnan(returns[-1]), state.env.episodes.running.mean(), returns[-1])
     return jnp.where(diverged(state) | ~jnp.isfinite(fitness), jnp.nan, fitness)
+
+
+def held_out(setting: Setting) -> cu.Tasks:
+    """Where the mean is evaluated: not among the fixed tasks that it learns from."""
+    return replace(setting.tasks, num_fixed=None)
+
+
+def _lengths_of(tasks: cu.Tasks):
+    return jax.jit(jax.vmap(lambda key: cu.num_updates(tasks.agent.config, tasks(key))))
 
 
 def live(setting: Setting, objective: lo.Objective, task: Task, key: jax.Array) -> AgentState:
@@ -142,19 +152,22 @@ class Search:
     def _lengths(self):
         """Per environment: keys [n] of tasks -> i32[n], updates in their lives."""
 
-        def lengths(setting: Setting):
-            return jax.jit(jax.vmap(lambda key: cu.num_updates(setting.agent.config, setting.tasks(key))))
+        return [_lengths_of(setting.tasks) for setting in self.settings]
 
-        return [lengths(setting) for setting in self.settings]
+    @cached_property
+    def _held_out_lengths(self):
+        return [_lengths_of(held_out(setting)) for setting in self.settings]
 
     @cached_property
     def _evaluations(self):
         """Per environment: objective, keys [S] of tasks and lives -> f32[S]."""
 
         def program(setting: Setting):
+            unseen = held_out(setting)
+
             def life(objective, keys):
                 task_key, life_key = keys
-                return life_fitness(setting, objective, setting.tasks(task_key), life_key)
+                return life_fitness(setting, objective, unseen(task_key), life_key)
 
             return parallel.spread(life, chunk=self.recipe.evolution.chunk)
 
@@ -171,7 +184,7 @@ class Search:
         for e, evaluation in enumerate(self._evaluations):
             keys = jax.random.split(jax.random.fold_in(life_key, e), seeds)
             task_keys = jax.random.split(jax.random.fold_in(task_key, e), seeds)
-            lengths = np.asarray(self._lengths[e](task_keys))
+            lengths = np.asarray(self._held_out_lengths[e](task_keys))
             updates += int(lengths.sum())
             returns.append(dealt(evaluation, mean, (task_keys, keys), lengths, self.recipe.evolution.chunk))
         returns = free(jnp.stack(returns))

@@ -188,6 +188,7 @@ def compiled(recipe):
     search = SEARCHES[recipe.method](recipe)
     for name in (
         "_lengths",
+        "_held_out_lengths",
         "_evaluations",
         "_keep_best",
         "_ask",
