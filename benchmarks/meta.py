@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.record import ROOT, provenance
 from discover import recipes
-from discover.search import EvolutionSearch, GradientSearch
+from discover.evolution_search import EvolutionSearch
+from discover.gradient_search import GradientSearch
 
 STEPS = 10
 REFERENCE = {

@@ -169,6 +169,8 @@ class Agent:
         """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
         agent = cls(env, config, objective.critic_width)
         agent.networks  # raises for spaces that no head serves  # noqa: B018
+        if config.normalise_obs and isinstance(env.observation_space(env.default_params), spaces.Discrete):
+            raise ValueError(f"normalise_obs has no meaning for {env.name}, whose observations number states.")
         if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
             raise ValueError(
                 f"{type(objective).__name__} reads the probability of an action, and the actions of {env.name} are "

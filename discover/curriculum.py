@@ -111,7 +111,7 @@ class Tasks:
 
 def num_updates(config: Any, task: Task) -> jax.Array:
     """i32[]: updates in the life of a task."""
-    return (task.lifetime / config.steps_per_update).astype(jnp.int32)
+    return jnp.round(task.lifetime / config.steps_per_update).astype(jnp.int32)
 
 
 class Life(struct.PyTreeNode):
@@ -233,7 +233,7 @@ def record(config: CurriculumConfig, buffer: Buffer, drawn: Drawn, life: Life, e
     """The buffer once it knows of the lives [n] that have `ended` bool[n].
 
     A task that lies in the buffer gets its new score; a new one takes an empty slot, or that of the task least likely to be
-    replayed, if it scores higher.
+    replayed, if it scores higher. One that was replayed, and lost its slot meanwhile, does not come back.
     """
     score = SCORES[config.score](life)
 
@@ -244,8 +244,9 @@ def record(config: CurriculumConfig, buffer: Buffer, drawn: Drawn, life: Life, e
         full = buffer.number[vacant] > 0
         victim = jnp.argmin(replay_probability(config, buffer))
         place = jnp.where(known, slot, jnp.where(full, victim, vacant))
-        enters = known | ~full | (score[i] > buffer.score[victim])
-        changes = ended[i] & jnp.isfinite(score[i]) & enters
+        new = (slot < 0) & (~full | (score[i] > buffer.score[victim]))
+        best = jnp.maximum(life.max_return[i], jnp.where(known, buffer.max_return[place], -jnp.inf))
+        changes = ended[i] & jnp.isfinite(score[i]) & (known | new)
         at = jnp.where(changes, place, config.size)  # beyond the end: dropped
 
         def put(leaf, value):
@@ -256,7 +257,7 @@ def record(config: CurriculumConfig, buffer: Buffer, drawn: Drawn, life: Life, e
             score=put(buffer.score, score[i]),
             played=put(buffer.played, jnp.where(known, buffer.played[place], buffer.draws)),
             reference=put(buffer.reference, life.reference[i]),
-            max_return=put(buffer.max_return, life.max_return[i]),
+            max_return=put(buffer.max_return, best),
             number=put(buffer.number, jnp.where(known, drawn.number[i], buffer.entered + 1)),
             entered=buffer.entered + (changes & ~known),
             draws=buffer.draws,

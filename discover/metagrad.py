@@ -22,7 +22,7 @@ import optax
 from flax import struct
 
 from discover import rollout as ro
-from discover.agent import Agent, AgentState
+from discover.agent import Agent, AgentState, diverged
 from discover.curriculum import Drawn
 from discover.names import unknown
 from learned_objectives import Objective, Rollout
@@ -68,6 +68,9 @@ class MetaGradConfig:
                 raise ValueError(f"metagrad.{name} must be in [0, 1], and is {getattr(self, name)}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"metagrad.max_grad_norm must be positive, or None, and is {self.max_grad_norm}.")
+        for name in ("entropy_coef", "prediction_entropy_coef", "policy_target_coef", "prediction_target_coef"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"metagrad.{name} must be finite, and is {getattr(self, name)}.")
         if self.members % self.chunk:
             raise ValueError(f"metagrad.members must be a multiple of its chunk, {self.chunk}, and is {self.members}.")
 
@@ -79,7 +82,9 @@ class Tally(struct.PyTreeNode):
     absolute: jax.Array  # f32[], of the mean of |A|
     value: jax.Array  # f32[], of the mean of V(s)
     count: jax.Array  # f32[]
-    max_return: jax.Array  # f32[], over the episodes that ended, and the best known before on this level
+    max_return: (
+        jax.Array
+    )  # f32[], over the last episode of each environment at the end of a window, and the best known before
 
     @classmethod
     def create(cls, max_return: jax.Array) -> Tally:
@@ -114,6 +119,12 @@ class MetaGrad:
 
     config: MetaGradConfig
     agent: Agent
+
+    @property
+    def rollouts(self) -> int:
+        """Of a member in one window."""
+        ahead = self.config.bootstrap_updates if self.config.estimator == "bootstrapped" else 0
+        return self.config.window + 1 + ahead
 
     @cached_property
     def outer(self) -> Agent:
@@ -155,12 +166,13 @@ class MetaGrad:
         advantage = generalised_advantage(outer, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda)
         seen = Window(before, after, metrics, outer, jax.lax.stop_gradient(normalise(advantage)))
         loss = estimator(self, objective, member, seen) + self.regulariser(seen)
-        critic, critic_opt, critic_loss = self._fit_critic(member, outer, advantage)
+        critic, critic_opt, critic_loss = self._fit_critic(member, after, outer, advantage)
         on = jax.lax.stop_gradient(after.replace(env=env))
         tally = _count(member.tally, outer, advantage, env.episodes)
         member = member.replace(state=on, critic=critic, critic_opt=critic_opt, tally=tally)
         shown = {name: value.mean() for name, value in metrics.items()}
-        return loss, (member, shown | {"meta_loss": loss, "critic_loss": critic_loss, "reward": outer.reward.mean()})
+        shown |= {"meta_loss": loss, "critic_loss": critic_loss, "reward": outer.reward.mean()}
+        return loss, (member, shown | {"diverged": diverged(on) | ~jnp.isfinite(critic_loss)})
 
     def _look(
         self, objective: Objective, after: AgentState, member: Member, *, own_critic: bool = False
@@ -193,10 +205,10 @@ class MetaGrad:
             + c.prediction_target_coef * seen.metrics["prediction_target_square"].mean()
         )
 
-    def _fit_critic(self, member: Member, outer: Rollout, advantage: jax.Array):
+    def _fit_critic(self, member: Member, after: AgentState, outer: Rollout, advantage: jax.Array):
         """Gradient steps of the outer critic towards its own advantages: (parameters, optimizer state, error before them)."""
         target = jax.lax.stop_gradient(advantage + outer.critic[..., 0])
-        obs = jax.lax.stop_gradient(ro.see(member.state.env, outer.obs))
+        obs = jax.lax.stop_gradient(ro.see(after.env, outer.obs))
 
         def error(params):
             value = self.outer.networks.critic({"critic": params}, obs)[..., 0]

@@ -148,7 +148,7 @@ def rollout(
     def step(c, step_input):
         t, keys, noise = step_input
         policy = networks.actor(params, see(c, c.obs))
-        action = policy.sample(noise)
+        action = jax.lax.stop_gradient(policy.sample(noise))
         final_obs, state, reward, terminated, truncated = env_step(
             env, keys, c.state, networks.to_env(action), env_params
         )

@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 
 import learned_objectives as lo
 from discover import parallel
+from discover.evolution_search import EvolutionSearch
+from discover.gradient_search import GradientSearch
 from discover.recipes import Recipe
 from discover.record import Writers, clock, import_wandb, mean_return, number, provenance, show
-from discover.search import SEARCHES, Search, free
+from discover.search import Search, free
 from discover.store import Store, open_run
+
+SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
 
 
 class Result(NamedTuple):
@@ -123,7 +127,9 @@ class _Loop:
         if "fitness" in row:
             parts.append("population " + " ".join(show(f["mean"]) for f in row["fitness"].values()))
         if "meta" in row:
-            parts.append(f"reward {row['meta']['reward']:.4f}  |gradient| {row['meta']['gradient_norm']:.3f}")
+            norm = row["meta"]["gradient_norm"]
+            parts.append(f"reward {row['meta']['reward'] or 0.0:.4f}")
+            parts.append("skipped, no finite gradient" if norm is None else f"|gradient| {norm:.3f}")
         if "evaluation" in row:
             means = [mean_return(r) for r in row["evaluation"].values()]
             parts.append("mean " + " ".join(show(m) for m in means))

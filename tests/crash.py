@@ -24,7 +24,7 @@ from jax import monitoring
 
 from discover import __main__ as cli
 from discover import run
-from discover.search import SEARCHES
+from discover.run import SEARCHES
 from discover.store import Store
 
 REPO = Path(__file__).parents[1]
@@ -188,6 +188,7 @@ def compiled(recipe):
     search = SEARCHES[recipe.method](recipe)
     for name in (
         "_lengths",
+        "_held_out_lengths",
         "_evaluations",
         "_keep_best",
         "_ask",
@@ -239,7 +240,7 @@ class First(NamedTuple):
 
 
 @functools.cache
-def first() -> First:
+def first(**changes) -> First:
     """The first run in this process, which finds nothing compiled."""
     directory = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, directory)
@@ -251,5 +252,5 @@ def first() -> First:
         log(store, row)
 
     with mock.patch.object(Store, "log", count_and_log), Compilations() as compilations:
-        result = search(Path(directory, "run"))
+        result = search(Path(directory, "run"), **changes)
     return First(result, counts)

@@ -165,6 +165,17 @@ def test_a_known_task_gets_its_new_score_and_keeps_its_place():
     assert after.entered == 4
 
 
+def test_the_highest_return_known_of_a_task_never_falls():
+    buffer = filled([4.0, 1.0])
+    for highest in (5.0, 2.0):
+        known = cu.Drawn(
+            jax.tree.map(lambda x: x[1], buffer.task), jnp.int32(1), buffer.number[1], jnp.float32(0), jnp.float32(0)
+        )
+        a_life = life([0.5]).replace(max_return=jnp.array([highest]))
+        buffer = record(PLR, buffer, jax.tree.map(lambda x: x[None], known), a_life, jnp.ones(1, bool))
+    assert buffer.max_return[1] == 5.0
+
+
 def test_a_task_whose_slot_was_given_away_meanwhile_does_not_overwrite_the_new_one():
     buffer = filled([4.0, 1.0, 3.0, 2.0])
     gone = jax.tree.map(lambda x: x[:1], drawn(5, 1)).replace(slot=jnp.array([0]), number=jnp.array([99]))

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-from unittest import mock
 
 import crash
 import jax
@@ -20,9 +19,9 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import run, search
-from discover.search import EvolutionSearch
-from discover.store import RunError, Store, open_run
+from discover import evolution_search, run
+from discover.evolution_search import EvolutionSearch
+from discover.store import RunError, open_run
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -85,7 +84,6 @@ def children(tmp_path_factory):
         "calm": crash.finish,
         "killed": kill_often,
         "stopped": stop_twice,
-        "rolling": functools.partial(crash.finish, of="groove_small"),
         "rolling, killed": kill_rolling,
     }
     pool = ThreadPoolExecutor(2)
@@ -146,29 +144,26 @@ def test_stopped_and_resumed_it_logs_the_same_rows(children, calm):
     assert crash.logged(children("stopped")[0]) == crash.logged(calm)
 
 
-def test_lives_roll_on_and_levels_are_replayed(children):
-    rows = crash.logged(children("rolling")[0])
+@pytest.fixture(scope="module")
+def rolling():
+    return crash.first(of="groove_small")  # on four devices
+
+
+def test_lives_roll_on_and_levels_are_replayed(rolling):
+    rows = rolling.result.rows
     assert sum(row["meta"]["ended"] for row in rows[1:]) > 8  # more than one life in each of eight places
     assert len({row["mean_norm"] for row in rows}) == 17
 
 
-def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children):
+def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children, rolling):
     out, died = children("rolling, killed")
     assert died == [True] * 2
-    assert crash.exported(out) == crash.exported(children("rolling")[0])  # which had four
-    assert crash.logged(out) == crash.logged(children("rolling")[0])
+    assert crash.exported(out) == crash.exported(rolling.result.out)
+    assert crash.logged(out) == crash.logged(rolling.result.out)
 
 
-def test_a_search_by_gradient_compiles_nothing_once_a_life_has_ended(tmp_path):
-    counts, log = {}, Store.log
-
-    def count_and_log(store, row):
-        counts[row["generation"]] = compilations.count
-        log(store, row)
-
-    with mock.patch.object(Store, "log", count_and_log), crash.Compilations() as compilations:
-        crash.search(tmp_path / "run", of="groove_small")
-    assert len({counts[generation] for generation in range(8, 17)}) == 1
+def test_a_search_by_gradient_compiles_nothing_once_lives_have_ended(rolling):
+    assert len({rolling.compilations[generation] for generation in range(8, 17)}) == 1
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -313,7 +308,7 @@ def half_diverge(setting, objective, task, key):
 
 @pytest.fixture
 def half_diverged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, "life_fitness", half_diverge)
+    monkeypatch.setattr(evolution_search, "life_fitness", half_diverge)
     result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
     return result, capsys.readouterr().out
 
