@@ -85,7 +85,7 @@ class GradientSearch(Search):
         def first(_, keys):
             def one(key):
                 drawn = cu.fresh(tasks, jax.random.fold_in(key, cu.TASK))
-                # Whole windows until it is replaced, as if its life had begun some time ago.
+                # Replaced after some of its life, so that those after it begin at different times.
                 life = cu.num_updates(tasks.agent.config, drawn.task)
                 windows = jax.random.randint(jax.random.fold_in(key, STAGGER), (), 1, -(-life // c.window) + 1)
                 return self.meta.birth(drawn, key, jnp.minimum(windows * c.window, life))

@@ -243,17 +243,10 @@ def lpg() -> Recipe:
 
 def groove() -> Recipe:
     """LPG with a curriculum of regret on random worlds, 512 lifetimes, as in Jackson et al. 2023 (arXiv:2310.02782)."""
-    return Recipe(
+    return replace(
+        lpg(),
         name="groove",
-        method="metagrad",
-        objective="lpg",
         envs=("gridworld/all_shortlife",),
-        total_steps=None,
-        generations=5000,
-        evaluate_every=500,
-        evaluation_seeds=64,
-        checkpoint_every=50,
-        agent=GRID.agent,
         loss=GRID.loss,
         lpg=GROOVE_LPG,
         metagrad=MetaGradConfig(members=512, chunk=32),
@@ -295,7 +288,7 @@ def lpg_es() -> Recipe:
 
 
 def lpg_small() -> Recipe:
-    """`lpg` for an hour on two cores: small random worlds, 32 lifetimes of 250 updates."""
+    """`lpg` for two cores: small random worlds, 32 lifetimes of 250 updates."""
     return replace(
         lpg(),
         name="lpg_small",
@@ -310,12 +303,12 @@ def lpg_small() -> Recipe:
 
 
 def groove_small() -> Recipe:
-    """`groove` for an hour on two cores: `lpg_small` with a curriculum of regret."""
+    """`groove` for two cores: `lpg_small` with a curriculum of regret."""
     return replace(lpg_small(), name="groove_small", curriculum=CurriculumConfig(kind="plr", size=256))
 
 
 def ta_lpg_small() -> Recipe:
-    """`ta_lpg` for an hour on two cores: small random worlds, population 32, lifetimes of 10 to 250 updates."""
+    """`ta_lpg` for two cores: small random worlds, population 32, lifetimes of 10 to 250 updates."""
     base = ta_lpg()
     return replace(
         base,
@@ -330,7 +323,7 @@ def ta_lpg_small() -> Recipe:
 
 
 def lpg_es_small() -> Recipe:
-    """`lpg_es` for an hour on two cores: `ta_lpg_small` without its two inputs."""
+    """`lpg_es` for two cores: `ta_lpg_small` without its two inputs."""
     return replace(ta_lpg_small(), name="lpg_es_small", objective="lpg")
 
 

@@ -1,0 +1,55 @@
+"""Pictures show what they are given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.patches import Circle
+
+import envs
+import learned_objectives as lo
+from discover import plots
+
+ENV, _ = envs.make("gridworld/dense")
+
+
+@pytest.fixture(scope="module")
+def episode():
+    level = ENV.sample_level(jax.random.key(0))
+    start = ENV.reset_env(jax.random.key(0), level)[1]
+
+    def step(state, key):
+        state = ENV.step_env(key, state, jnp.int32(4), level)[1]
+        return state, state
+
+    return level, jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 5))[1]
+
+
+def circles(figure):
+    return [artist for artist in figure.axes[0].get_children() if isinstance(artist, Circle)]
+
+
+def test_a_level_has_its_objects_and_its_agent(episode):
+    level, _ = episode
+    centres = {tuple(map(int, circle.center)) for circle in circles(plots.level_picture(ENV, level))}
+    cells = [*np.asarray(level.cell), int(level.start)]
+    assert centres == {(int(cell) % 11, int(cell) // 11) for cell in cells}
+
+
+def test_an_animation_has_a_frame_for_each_state(episode):
+    level, states = episode
+    assert plots.level_animation(ENV, level, states).to_jshtml().count("frames[") >= 5
+
+
+@pytest.mark.parametrize("time_aware", [False, True])
+def test_credit_is_the_difference_that_a_reward_makes(time_aware):
+    lpg = lo.LPG.groove(jax.random.key(0), hidden=4, time_aware=time_aware)
+    figure = plots.credit(lpg, steps=6)
+    lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 6]
+    assert len(lines) == (3 if time_aware else 1)
+    assert all(np.abs(line.get_ydata()).max() > 0 for line in lines)
+
+
+def test_each_kind_of_objective_is_looked_into():
+    assert list(plots.look_inside(lo.load("dpo"))) == ["drift.png"]
+    assert list(plots.look_inside(lo.LPG.groove(jax.random.key(0), hidden=4))) == ["credit.png"]
