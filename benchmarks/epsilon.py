@@ -11,8 +11,8 @@ import numpy as np
 
 import discover
 from benchmarks.record import provenance
-from discover.evaluate import iqm_interval
 from discover.evolution import EvolutionConfig
+from discover.statistics import iqm_interval
 from learned_objectives import Clip, Mirror
 
 STARTS = (1e-3, 2.0)

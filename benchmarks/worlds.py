@@ -1,15 +1,18 @@
 """Do discovered update rules hold up in worlds they never saw? `python -m benchmarks.worlds lpg=runs/a,runs/b,runs/c ...`
 
 Meta-test of searches over LPG: every objective trains fresh agents on held-out levels, with the hyperparameters of the tabular
-agent for all, and A2C and the unsearched rule beside them. A score is an agent's final return in units of A2C's mean on the same
-levels, on which its keys are the same too. Several meta-seeds of one search are given with commas between them.
+agent for all, and A2C and the rule its search began with beside it. Agent s of a world has the same level and keys under every
+objective. A score is a final return in units of A2C's mean in that world. Several meta-seeds of one search are given with commas
+between them; intervals are over levels and agents, and each meta-seed stands by itself besides.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,38 +20,100 @@ import numpy as np
 import discover
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
-from discover.evaluate import iqm_interval
+from discover import statistics
+from discover.recipe import recipe_of
 
 HELD_OUT = ("gridworld/small", "gridworld/medium", "gridworld/dense", "gridworld/sparse", "gridworld/long")
 SEEDS = 16  # levels and agents of each world
 SEED = 77_000  # far from the seeds of any search
-UPDATES = 250
+UPDATE = 1280  # environment steps
 
 
-def returns(objective: lo.Objective | str, env: str) -> np.ndarray:
-    """f32[SEEDS]: final training returns on the held-out levels of a world; an agent that diverged has none."""
-    found = discover.train(objective, env, total_steps=UPDATES * 1280, num_seeds=SEEDS, seed=SEED, num_evals=5)
-    return found.returns[:, -1]
+def returns(objective: lo.Objective | str, updates: int) -> np.ndarray:
+    """f64[worlds, SEEDS]: final training returns on the held-out levels; an agent that diverged has none."""
+    found = [
+        discover.train(objective, env, total_steps=updates * UPDATE, num_seeds=SEEDS, seed=SEED, num_evals=5)
+        for env in HELD_OUT
+    ]
+    return np.stack([result.returns[:, -1] for result in found]).astype(np.float64)
+
+
+def seeds_together(runs: list[np.ndarray]) -> np.ndarray:
+    """[worlds, meta-seeds x SEEDS] of [worlds, SEEDS] each."""
+    return np.concatenate(runs, axis=1)
+
+
+def judge(found: list[np.ndarray], began: list[np.ndarray], a2c: np.ndarray) -> dict[str, Any]:
+    """What one search came to, of scores [worlds, SEEDS] for each of its meta-seeds."""
+    ours, theirs = seeds_together(found), seeds_together(began)
+    by_world = [statistics.iqm_interval(row) for row in ours]
+    return {
+        "iqm_by_world": dict(zip(HELD_OUT, by_world, strict=True)),
+        "iqm": statistics.iqm_interval(ours),
+        "iqm_by_meta_seed": [float(statistics.iqm(x)) for x in found],
+        "began_iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, theirs), strict=True)),
+        "began_iqm": statistics.iqm_interval(theirs),
+        "gain_over_its_beginning": statistics.interval(statistics.paired_improvement, ours, theirs, paired=True),
+        "gain_over_a2c": statistics.interval(
+            statistics.paired_improvement, ours, seeds_together([a2c] * len(found)), paired=True
+        ),
+    }
+
+
+def compare(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
+    sets = seeds_together(ours), seeds_together(theirs)
+    return {
+        "probability_of_improvement": statistics.interval(statistics.probability_of_improvement, *sets),
+        "gain": statistics.interval(statistics.paired_improvement, *sets, paired=True)
+        if len(ours) == len(theirs)
+        else None,
+    }
 
 
 def main() -> None:
-    searches = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    report = {**provenance(), "seeds": SEEDS, "updates": UPDATES, "worlds": {}}
-    for env in HELD_OUT:
-        a2c = returns("a2c", env)
-        unit = max(float(np.mean(a2c)), 1e-6)
-        untrained = np.stack([returns(lo.LPG.groove(jax.random.key(i), hidden=64), env) for i in range(2)])
-        rows = {"a2c": a2c[None], "unsearched": untrained}
-        rows |= {name: np.stack([returns(run, env) for run in runs.split(",")]) for name, runs in searches.items()}
-        report["worlds"][env] = {
-            name: {
-                "returns": values.tolist(),
-                "normalised_iqm": list(iqm_interval(values.reshape(-1) / unit)),
-            }
-            for name, values in rows.items()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("searches", nargs="+", help="name=run,run,...")
+    parser.add_argument("--updates", type=int, default=250, help="of each agent")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/worlds.json")
+    args = parser.parse_args()
+    searches = {name: runs.split(",") for name, runs in (each.split("=", 1) for each in args.searches)}
+
+    raw = returns("a2c", args.updates)
+    unit = np.maximum(raw.mean(1, keepdims=True), 1e-6)
+    a2c = raw / unit
+    print("a2c", f"{statistics.iqm_interval(a2c):.2f}", flush=True)
+    found: dict[str, list[np.ndarray]] = {}
+    begun: dict[str, np.ndarray] = {}  # searches of one seed may begin with the same rule
+    report = {
+        **provenance(),
+        "levels": SEEDS,
+        "updates": args.updates,
+        "a2c": {
+            "unit": dict(zip(HELD_OUT, unit[:, 0].tolist(), strict=True)),
+            "iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, a2c), strict=True)),
+            "iqm": statistics.iqm_interval(a2c),
+        },
+        "searches": {},
+        "comparisons": {},
+    }
+    for name, runs in searches.items():
+        found[name] = [returns(run, args.updates) / unit for run in runs]
+        records = [lo.record(Path(run) / "objective.safetensors") for run in runs]
+        began = []
+        for template in (recipe_of(record).template() for record in records):
+            which = repr(jax.tree.map(lambda x: x.tobytes(), jax.device_get(template)))
+            if which not in begun:
+                begun[which] = returns(template, args.updates) / unit
+            began.append(begun[which])
+        report["searches"][name] = judge(found[name], began, a2c) | {
+            "records": records,
+            "scores": [x.round(4).tolist() for x in found[name]],
         }
-        print(env, {name: str(iqm_interval(v.reshape(-1) / unit)) for name, v in rows.items()}, flush=True)
-    Path(ROOT / "benchmarks/results/worlds.json").write_text(json.dumps(report, indent=1) + "\n")
+        shown = report["searches"][name]
+        print(name, f"{shown['iqm']:.2f}", "began", f"{shown['began_iqm']:.2f}", shown["iqm_by_meta_seed"], flush=True)
+    for ours, theirs in itertools.combinations(found, 2):
+        report["comparisons"][f"{ours} over {theirs}"] = compare(found[ours], found[theirs])
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from discover import plots, recipes  # noqa: E402
 from discover.agent import Agent, AgentConfig, Task  # noqa: E402
 from discover.evaluate import Comparison, evaluate  # noqa: E402
 from discover.evolution import EvolutionConfig  # noqa: E402
-from discover.recipes import Recipe  # noqa: E402
+from discover.recipe import Recipe  # noqa: E402
 from discover.run import meta_train  # noqa: E402
 from discover.setups import LossConfig, usual_setup  # noqa: E402
 from discover.train import TrainResult, train  # noqa: E402

@@ -19,7 +19,8 @@ import tyro
 
 from discover.agent import AgentConfig
 from discover.names import unknown
-from discover.recipes import RECIPES, Recipe
+from discover.recipe import Recipe
+from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
 from discover.setups import LossConfig, usual_setup
 
@@ -121,7 +122,7 @@ def _list(_: List) -> None:
 
 
 def _train(args: Train) -> None:
-    from discover.evaluate import iqm_interval
+    from discover.statistics import iqm_interval
     from discover.train import train
 
     result = train(

@@ -12,6 +12,7 @@ import numpy as np
 
 from discover.agent import Agent, AgentConfig
 from discover.setups import LossConfig, usual_setup
+from discover.statistics import iqm_interval
 from discover.train import (
     TrainResult,
     as_json,
@@ -22,17 +23,6 @@ from discover.train import (
     resolve_objective,
     train,
 )
-
-
-class Interval(NamedTuple):
-    """A statistic and its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
 class Comparison(NamedTuple):
@@ -119,23 +109,3 @@ def write(path: Path, comparison: Comparison) -> None:
     for env, by_objective in comparison.results.items():
         name = env.replace("/", "_").replace("@", "_")
         plots.learning_curves(by_objective, title=env).savefig(path / f"{name}.png", dpi=150)
-
-
-def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean: the mean of the middle half, after leaving out floor(n / 4) at each end.
-
-    A seed without a return, NaN, counts as the worst there is. Reference: Agarwal et al. 2021, arXiv:2108.13264.
-    """
-    values = np.asarray(values, np.float64)
-    values = np.sort(np.where(np.isnan(values), -np.inf, values), axis=axis)
-    count = values.shape[axis]
-    cut = count // 4
-    return np.take(values, range(cut, count - cut), axis=axis).mean(axis)
-
-
-def iqm_interval(values: np.ndarray, *, level: float = 0.95, num_samples: int = 5000, seed: int = 0) -> Interval:
-    """IQM over seeds f32[S] with its percentile bootstrap interval."""
-    values = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), (num_samples, len(values)))
-    low, high = np.quantile(iqm(values[draws]), [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    return Interval(float(iqm(values)), float(low), float(high))

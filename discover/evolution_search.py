@@ -13,7 +13,7 @@ import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
 from discover.evolution import SHAPINGS, Evolution
-from discover.recipes import Recipe
+from discover.recipe import Recipe
 from discover.record import number
 from discover.search import MetaState, Search, Setting, dealt, free, life_fitness
 

@@ -17,7 +17,7 @@ from discover import curriculum as cu
 from discover import parallel
 from discover.agent import Agent
 from discover.metagrad import Member, MetaGrad
-from discover.recipes import Recipe
+from discover.recipe import Recipe
 from discover.record import number
 from discover.search import MetaState, Search, final_return, free, live
 from discover.train import as_arrays, resolve_objective

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from discover.recipes import Recipe
+from discover.recipe import Recipe
 
 
 def provenance(recipe: Recipe) -> dict[str, Any]:

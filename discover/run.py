@@ -12,7 +12,7 @@ import learned_objectives as lo
 from discover import parallel
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
-from discover.recipes import Recipe
+from discover.recipe import Recipe
 from discover.record import Writers, clock, import_wandb, mean_return, number, provenance, show
 from discover.search import Search, free
 from discover.store import Store, open_run

@@ -17,7 +17,7 @@ import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
 from discover.agent import Agent, AgentState, Task, diverged
-from discover.recipes import Recipe, purpose_key
+from discover.recipe import Recipe, purpose_key
 from discover.record import number
 
 PyTree = Any

@@ -13,6 +13,7 @@ from learned_objectives.drifts import same_shape
 from learned_objectives.recurrent import gru, lstm
 
 GATES = {"lstm": 4, "gru": 3}
+TENS = 10.0  # log N is shown in tens, else it alone would shut every gate: searches begin with, and perturb, all weights alike
 
 
 class LPGTargets(NamedTuple):
@@ -33,7 +34,8 @@ class LPG(Objective):
     The state of the network is zero at T and behind every end of an episode, so no target sees across one. U's outputs
     are targets: the agent's gradient does not enter them, while the search's does, through their inputs as well.
 
-    `time_aware=True` is TA-LPG: x_t gets n/N and log N besides, of the agent's life in environment steps.
+    `time_aware=True` is TA-LPG: x_t gets n/N and log N besides, of the agent's life in environment steps; log N in tens, which
+    is a matter of units alone.
 
     Reference: Oh et al. 2020, section 3, arXiv:2007.08794; Jackson et al. 2023, section 2.2, arXiv:2310.02782; Jackson et al.
     2024, eq. 9, arXiv:2402.05828. pi_hat has the papers' sign: positive makes an action likelier.
@@ -134,7 +136,7 @@ class LPG(Objective):
         if self.see_gamma:
             x.append(jnp.full(shape, self.gamma, rollout.reward.dtype))
         if self.time_aware:
-            x += [jnp.broadcast_to(t, shape) for t in (progress.fraction, progress.log_lifetime)]
+            x += [jnp.broadcast_to(t, shape) for t in (progress.fraction, progress.log_lifetime / TENS)]
         return jnp.stack(x, axis=-1)
 
     def _phi(self, logits: jax.Array) -> jax.Array:

@@ -266,7 +266,7 @@ def test_what_the_net_is_shown():
     np.testing.assert_allclose(x[..., 4], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(x[..., 5], 0.97, rtol=1e-6)
     np.testing.assert_allclose(x[..., 6], 0.3, rtol=1e-6)
-    np.testing.assert_allclose(x[..., 7], math.log(1000), rtol=1e-6)
+    np.testing.assert_allclose(10.0 * x[..., 7], math.log(1000), rtol=1e-6)
 
 
 def test_time_goes_from_zero_to_one_in_environment_steps():
@@ -284,7 +284,7 @@ def test_time_goes_from_zero_to_one_in_environment_steps():
     np.testing.assert_allclose(fraction, expected, rtol=1e-6)
     assert (fraction[0] == 0.0).all()
     assert (fraction[-1] == 1.0).all()
-    np.testing.assert_allclose(log_lifetime, math.log(320), rtol=1e-6)
+    np.testing.assert_allclose(10.0 * log_lifetime, math.log(320), rtol=1e-6)
 
 
 @pytest.mark.parametrize("time_aware", [False, True])
@@ -297,6 +297,24 @@ def test_time_is_seen_by_the_time_aware_alone(cell, time_aware):
 
     gradient = jax.jit(jax.grad(total))(PROGRESS)
     assert (gradient.step != 0, gradient.lifetime != 0) == (time_aware, time_aware)
+
+
+def test_time_does_not_drown_what_else_an_unsearched_net_is_shown(cell):
+    """log N is about ten times any other input: the gates must not be shut by it before a search has begun."""
+    rollout, progress = made_up(), lo.Progress(jnp.float32(0.0), jnp.float32(320_000.0))
+
+    @jax.jit
+    def by_reward(objective):
+        def total(reward):
+            return objective.targets(rollout._replace(reward=reward), progress).policy.sum()
+
+        return jnp.abs(jax.grad(total)(rollout.reward)).mean()
+
+    plain, aware = (
+        np.mean([by_reward(lpg(cell, seed, hidden=32, time_aware=time_aware)) for seed in range(8)])
+        for time_aware in (False, True)
+    )
+    assert aware > 0.5 * plain
 
 
 @pytest.mark.parametrize("see_gamma", [False, True])

@@ -1,0 +1,152 @@
+"""A recipe: what to search for, where, and how, as one frozen and serialisable value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+import learned_objectives as lo
+from discover.agent import AgentConfig
+from discover.curriculum import CurriculumConfig
+from discover.evolution import EvolutionConfig
+from discover.metagrad import MetaGradConfig
+from discover.setups import LossConfig
+from discover.train import as_arrays
+
+PURPOSES = ("template", "start", "ask", "tell", "life", "evaluation", "level", "birth", "antagonist")
+
+
+def purpose_key(seed: int, purpose: str) -> jax.Array:
+    """The root of all keys of one purpose. Far from 0, 1, 2, ..., which number a seed's agents in `discover.train`."""
+    return jax.random.fold_in(jax.random.key(seed), 1_000_000_000 + PURPOSES.index(purpose))
+
+
+@dataclass(frozen=True)
+class LPGConfig:
+    """The size of an LPG."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    hidden: int = 256  # of the recurrent state
+    predictions: int = 30  # M, symbols that agents predict
+    see_gamma: bool = True  # whether the discount is an input; GROOVE has none
+    prediction_coef: float = 0.5  # alpha_y, of the agent's prediction loss
+
+    def __post_init__(self):
+        if self.cell not in ("lstm", "gru"):
+            raise ValueError(f"lpg.cell must be 'lstm' or 'gru', and is {self.cell!r}.")
+        for name in ("hidden", "predictions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"lpg.{name} must be at least 1, and is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One meta-training run, whole: the same recipe and seed give the same objective."""
+
+    name: str = "custom"  # for the record
+    method: Literal["evolution", "metagrad"] = "evolution"  # how its leaves are searched
+    objective: Literal["lpo", "ta_lpo", "lpg", "ta_lpg", "ppo", "dpo", "mdpo"] = "lpo"  # whose leaves those are
+    start: Literal["ppo", "none"] = "ppo"  # the drift of generation 0, for lpo and ta_lpo
+    epsilon: float = 0.2  # PPO's clip at generation 0
+    width: int = 128  # of the drift's hidden layer, for lpo and ta_lpo
+    envs: tuple[str, ...] = ("CartPole-v1",)  # each trained in apart; their shaped fitness is averaged
+    total_steps: int | None = 30_720  # environment steps in one life; None: as the distribution of worlds has it
+    fitness_episodes: int | None = (
+        None  # a life is judged by so many fresh ones; None: 64 if lifetimes vary, else as it trained
+    )
+    generations: int = 100  # steps of the search: generations, or meta-gradients
+    evaluate_every: int = 10  # generations between evaluations of the mean
+    evaluation_seeds: int = 16  # lives per evaluation and environment
+    checkpoint_every: int = 10  # generations
+    seed: int = 0
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    learning_rates: tuple[float, ...] = ()  # of the agent, one per environment; empty: agent.learning_rate
+    loss: LossConfig = field(default_factory=LossConfig)
+    lpg: LPGConfig = field(default_factory=LPGConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    metagrad: MetaGradConfig = field(default_factory=MetaGradConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+    def __post_init__(self):
+        for name in (
+            "width",
+            "generations",
+            "evaluate_every",
+            "evaluation_seeds",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}.")
+        if not self.envs:
+            raise ValueError("envs must name at least one environment: `discover list` shows them.")
+        if self.learning_rates and len(self.learning_rates) != len(self.envs):
+            raise ValueError(
+                f"learning_rates must be empty or one per environment ({len(self.envs)}), and there are "
+                f"{len(self.learning_rates)}."
+            )
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, and is {self.epsilon}.")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be in [0, 2^31), and is {self.seed}.")
+        if any(not 0 < rate < math.inf for rate in self.learning_rates):
+            raise ValueError(f"learning_rates must be positive and finite, and are {self.learning_rates}.")
+        if self.start not in ("ppo", "none"):
+            raise ValueError(f"start must be 'ppo' or 'none', and is {self.start!r}.")
+        if self.method not in ("evolution", "metagrad"):
+            raise ValueError(f"method must be 'evolution' or 'metagrad', and is {self.method!r}.")
+        if self.fitness_episodes is not None and self.fitness_episodes < 1:
+            raise ValueError(f"fitness_episodes must be at least 1, or None, and is {self.fitness_episodes}.")
+        if self.total_steps is not None:
+            self.agent.num_updates(self.total_steps)
+
+    def template(self) -> lo.Objective:
+        """The objective of generation 0."""
+        if self.objective in ("lpo", "ta_lpo"):
+            drift = lo.LPO.create(
+                purpose_key(self.seed, "template"),
+                width=self.width,
+                time_aware=self.objective == "ta_lpo",
+                epsilon=self.epsilon if self.start == "ppo" else None,
+            )
+            return self.loss.on(lo.Mirror(drift=drift))
+        if self.objective in ("lpg", "ta_lpg"):
+            return lo.LPG.create(
+                purpose_key(self.seed, "template"),
+                time_aware=self.objective == "ta_lpg",
+                gamma=self.loss.gamma,
+                **vars(self.lpg),
+            )
+        if self.objective == "ppo":
+            return self.loss.on(lo.Mirror(drift=lo.Clip(jnp.float32(self.epsilon))))
+        return as_arrays(self.loss.on(lo.load(self.objective)))
+
+
+def recipe_of(record: Mapping[str, Any]) -> Recipe:
+    """The recipe in the record of an objective (`learned_objectives.record`): run again, it makes that objective.
+
+    Raises ValueError if there is none, or one of another version's fields.
+    """
+    if "recipe" not in record:
+        raise ValueError("this record holds no recipe: its objective was not made by `discover meta-train`.")
+    try:
+        return _rebuild(Recipe, record["recipe"])
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the recipe in this record does not fit this version of discover ({error}).") from None
+
+
+def _rebuild(cls: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass from what `dataclasses.asdict` and JSON made of it."""
+    kinds = typing.get_type_hints(cls)
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(kinds.get(name)):
+            value = _rebuild(kinds[name], value)
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)
