@@ -183,7 +183,7 @@ def lpg_small() -> Recipe:
         lpg(),
         name="lpg_small",
         envs=("gridworld/small",),
-        generations=300,
+        generations=150,
         evaluate_every=50,
         evaluation_seeds=16,
         loss=GRID.loss,
@@ -200,7 +200,7 @@ def groove_small() -> Recipe:
 def ta_lpg_small() -> Recipe:
     """`ta_lpg` for two cores: small random worlds, population 64, lifetimes of 10 to 250 updates.
 
-    Perturbations twice the paper's and five times its rate: with fifty generations rather than
+    Perturbations twice the paper's and five times its rate: with thirty generations rather than
     thousands, smaller ones leave the rule where it began.
     """
     base = ta_lpg()
@@ -208,7 +208,7 @@ def ta_lpg_small() -> Recipe:
         base,
         name="ta_lpg_small",
         envs=("gridworld/small_vrandlife",),
-        generations=50,
+        generations=30,
         evaluate_every=10,
         evaluation_seeds=16,
         lpg=SMALL_LPG,
