@@ -60,14 +60,18 @@ class MetaTrain:
 class Evaluate:
     """Train objectives side by side in the same environments with the same agents, and compare their returns.
 
-    Example: discover evaluate ppo dpo runs/lpo --envs Breakout-MinAtar Asterix-MinAtar --num-seeds 10
+    The same line again, with the same --out, goes on where it stopped; with more objectives or environments it adds them.
+
+    Example: discover evaluate ppo dpo runs/lpo --envs Breakout-MinAtar Asterix-MinAtar --num-seeds 10 --out results
     """
 
     objectives: tyro.conf.Positional[tuple[str, ...]]  # names, files or directories of runs
     envs: tuple[str, ...]  # names (`discover list`)
-    total_steps: int = 500_000  # environment steps of each agent
+    total_steps: tuple[int, ...] = (500_000,)  # environment steps of each agent: one budget, or several
     num_seeds: int = 10  # agents per objective and environment
     seed: int = 0
+    num_evals: int = 20  # points of the learning curves
+    chunk: int | None = None  # agents trained side by side on a device; None: all of its share
     out: Path | None = None  # a directory for evaluation.json and figures
 
 
@@ -163,13 +167,15 @@ def _evaluate(args: Evaluate) -> None:
         total_steps=args.total_steps,
         num_seeds=args.num_seeds,
         seed=args.seed,
+        num_evals=args.num_evals,
+        chunk=args.chunk,
         out=args.out,
         progress=_say,
     )
     print(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
     print(comparison.table())
     if args.out is not None:
-        print(f"wrote {args.out / 'evaluation.json'} and a figure for each environment")
+        print(f"wrote {args.out / 'evaluation.json'} and figures beside it")
 
 
 def _export(args: Export) -> None:

@@ -1,65 +1,144 @@
-"""Objectives x environments x seeds -> returns, and what may be said of them."""
+"""Objectives x environments x budgets x seeds -> returns, and what may be said of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+import learned_objectives as lo
+from discover import references, statistics
 from discover.agent import Agent, AgentConfig
+from discover.record import made_with
 from discover.setups import LossConfig, usual_setup
-from discover.statistics import iqm_interval
-from discover.train import (
-    TrainResult,
-    as_json,
-    make_directory,
-    make_life,
-    refuse_overwriting,
-    require_counts,
-    resolve_objective,
-    train,
-)
+from discover.statistics import Interval, iqm_interval
+from discover.store import flatten, write_text
+from discover.train import as_json, make_directory, make_life, require_counts, resolve_objective, train
+
+Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
+
+
+class Trial(NamedTuple):
+    """What objectives are compared on."""
+
+    env: str
+    total_steps: int  # environment steps of each agent, as asked for
+
+    def __str__(self) -> str:
+        return f"{self.env}, {short(self.total_steps)}"
+
+
+class Curve(NamedTuple):
+    """How agents learned in a trial. `S` seeds, `E` evaluations."""
+
+    returns: np.ndarray  # f32[S, E], see TrainResult
+    env_steps: np.ndarray  # i64[E]
+
+    @property
+    def final(self) -> np.ndarray:
+        """f32[S]: each seed's mean return over the last stretch of its life."""
+        return self.returns[:, -1]
 
 
 class Comparison(NamedTuple):
-    """Results by environment and objective, in the order they were asked for."""
+    """Curves by trial and objective, in the order they were asked for."""
 
-    results: dict[str, dict[str, TrainResult]]  # environment -> objective -> result
+    curves: dict[Trial, dict[str, Curve]]
+    misfits: dict[tuple[str, str], str]  # (objective, environment) -> why that objective cannot train there
 
-    def final(self, env: str, objective: str) -> np.ndarray:
-        """f32[S]: each seed's mean return over the last stretch of its life."""
-        return self.results[env][objective].returns[:, -1]
+    @property
+    def objectives(self) -> list[str]:
+        return list(dict.fromkeys(name for curves in self.curves.values() for name in curves))
+
+    def common(self) -> list[Trial]:
+        """Trials that every objective took part in and whose environment has references: what scores are made of."""
+        everybody = set(self.objectives)
+        return [t for t, curves in self.curves.items() if set(curves) == everybody and references.known(t.env)]
+
+    def scores(self, objective: str) -> np.ndarray:
+        """f64[trials, S]: final returns in the common trials, 0 what a random policy gets and 1 what PPO does."""
+        return np.stack([references.normalise(t.env, self.curves[t][objective].final) for t in self.common()])
+
+    def summary(self, baseline: str | None = None) -> dict[str, dict[str, Interval]]:
+        """Statistics of the scores by objective: IQM, median, optimality gap, and the probability of improvement over
+        `baseline` (default: "ppo", if it is among them). Empty where there is nothing in common."""
+        if not self.common():
+            return {}
+        if baseline is None and "ppo" in self.objectives:
+            baseline = "ppo"
+        scores = {name: self.scores(name) for name in self.objectives}
+        out: dict[str, dict[str, Interval]] = {}
+        for name, mine in scores.items():
+            out[name] = {
+                "IQM": iqm_interval(mine),
+                "median": statistics.interval(statistics.median, mine),
+                "optimality gap": statistics.interval(statistics.optimality_gap, mine),
+            }
+            if baseline is not None and name != baseline:
+                out[name][f"P(better than {baseline})"] = statistics.interval(
+                    statistics.probability_of_improvement, mine, scores[baseline]
+                )
+        return out
 
     def table(self) -> str:
-        """IQM of the final returns over seeds, with its 95% bootstrap interval."""
-        objectives = list(next(iter(self.results.values())))
-        rows = [["environment", *objectives]]
-        for env in self.results:
-            rows.append([env, *(str(iqm_interval(self.final(env, name))) for name in objectives)])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        """IQM of the final returns over seeds, with its 95% bootstrap interval; statistics of the scores over all trials; and
+        what did not fit."""
+        several = len({t.total_steps for t in self.curves}) > 1
+        rows = [["environment", *self.objectives]]
+        for trial, curves in self.curves.items():
+            cells = (str(iqm_interval(curves[name].final)) if name in curves else "-" for name in self.objectives)
+            rows.append([str(trial) if several else trial.env, *cells])
+        parts = [_aligned(rows)]
+        if summary := self.summary():
+            names = list(dict.fromkeys(name for each in summary.values() for name in each))
+            rows = [[f"score, {len(self.common())} trials", *names]]
+            for objective, each in summary.items():
+                rows.append([objective, *(f"{each[n]:.2f}" if n in each else "-" for n in names)])
+            parts.append(_aligned(rows))
+        parts += [f"{name} in {env}: {why}" for (name, env), why in self.misfits.items()]
+        return "\n\n".join(parts)
 
     def as_json(self) -> dict[str, Any]:
+        """What `evaluation.json` says of returns and statistics."""
         return {
-            env: {
-                name: {"env_steps": result.env_steps.tolist(), "returns": as_json(result.returns)}
-                for name, result in by_objective.items()
-            }
-            for env, by_objective in self.results.items()
+            "cells": [
+                {
+                    "env": trial.env,
+                    "total_steps": trial.total_steps,
+                    "objective": name,
+                    "env_steps": curve.env_steps.tolist(),
+                    "returns": as_json(curve.returns),
+                    "iqm": list(iqm_interval(curve.final)),
+                }
+                for trial, curves in self.curves.items()
+                for name, curve in curves.items()
+            ],
+            "misfits": [{"objective": n, "env": e, "why": why} for (n, e), why in self.misfits.items()],
+            "scored": [list(t) for t in self.common()],
+            "summary": {name: {k: list(v) for k, v in each.items()} for name, each in self.summary().items()},
         }
+
+    def renamed(self, names: Mapping[str, str]) -> Comparison:
+        """The same with other names for objectives."""
+        curves = {t: {names.get(n, n): c for n, c in by.items()} for t, by in self.curves.items()}
+        return Comparison(curves, {(names.get(n, n), e): why for (n, e), why in self.misfits.items()})
 
 
 def evaluate(
-    objectives: Sequence[str | os.PathLike],
+    objectives: Objectives,
     envs: Sequence[str],
     *,
-    total_steps: int = 500_000,
+    total_steps: int | Sequence[int] = 500_000,
     num_seeds: int = 10,
     seed: int = 0,
+    num_evals: int = 20,
+    chunk: int | None = None,
     agent: AgentConfig | None = None,
     loss: LossConfig | None = None,
     out: str | os.PathLike | None = None,
@@ -67,45 +146,178 @@ def evaluate(
 ) -> Comparison:
     """Train every objective in every environment, with the same agents, keys and settings for all.
 
-    Args: as of `train`. `out` receives evaluation.json and a figure for each environment.
-    Raises ValueError before anything is trained if a name, a size or a space does not fit.
+    Args: as of `train`, but for
+      objectives: names, files and directories of runs; or such, and objectives themselves, by names of your own.
+      total_steps: one budget or several; a time-aware objective shows what it is worth at several.
+      num_seeds: at least 2, for there is an interval to tell.
+      out: a directory for evaluation.json, which is written after every cell (one objective in one trial), and for figures.
+        The same call again goes on where it stopped, and one with more objectives, environments or budgets adds them.
+
+    An objective that an environment's actions do not fit is named in the table with the reason, and the others go on.
+    Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were
+    got otherwise.
     """
-    if not objectives or not envs:
-        raise ValueError("evaluate needs at least one objective and one environment.")
-    require_counts(num_seeds=num_seeds)
-    for env in envs:
-        learner, *_ = make_life(env, agent or usual_setup(env).agent, total_steps)
-        for objective in objectives:
-            Agent.fit(learner.env, learner.config, resolve_objective(objective))
+    specs = objectives if isinstance(objectives, Mapping) else {os.fspath(o): o for o in objectives}
+    budgets = [total_steps] if isinstance(total_steps, int) else list(dict.fromkeys(total_steps))
+    if not specs or not envs or not budgets:
+        raise ValueError("evaluate needs at least one objective, one environment and one budget.")
+    require_counts(num_seeds=num_seeds, num_evals=num_evals)
+    if num_seeds < 2:
+        raise ValueError(
+            "evaluate tells intervals, which need at least 2 seeds, and num_seeds is 1: see `train` for one."
+        )
+    loaded = {name: resolve_objective(spec) for name, spec in specs.items()}
+    setups = {env: (agent or usual_setup(env).agent, loss or usual_setup(env).loss) for env in dict.fromkeys(envs)}
+    misfits = _misfits(loaded, setups, budgets)
+    plan = [
+        (Trial(env, budget), name)
+        for env in setups
+        for budget in budgets
+        for name in loaded
+        if (name, env) not in misfits
+    ]
+    if not plan:
+        raise ValueError(f"no objective fits any environment: {next(iter(misfits.values()))}")
+    settings = {
+        "num_seeds": num_seeds,
+        "seed": seed,
+        "num_evals": num_evals,
+        "setups": {env: {"agent": vars(a), "loss": vars(b)} for env, (a, b) in setups.items()},
+        "objectives": {name: fingerprint(objective) for name, objective in loaded.items()},
+    }
     directory = None if out is None else make_directory(out)
-    if directory is not None:
-        refuse_overwriting(directory / "evaluation.json")
-    results: dict[str, dict[str, TrainResult]] = {}
-    for env in envs:
-        results[env] = {}
-        for objective in objectives:
+    done = {} if directory is None else _resume(directory / "evaluation.json", settings, budgets)
+    curves: dict[Trial, dict[str, Curve]] = {trial: {} for trial, _ in plan}
+    for trial, name in plan:
+        if (trial, name) not in done:
+            given, knobs = setups[trial.env]
             result = train(
-                objective,
-                env,
-                total_steps=total_steps,
+                loaded[name],
+                trial.env,
+                total_steps=trial.total_steps,
                 num_seeds=num_seeds,
                 seed=seed,
-                agent=agent,
-                loss=loss,
+                num_evals=num_evals,
+                chunk=chunk,
+                agent=given,
+                loss=knobs,
             )
-            results[env][os.fspath(objective)] = result
-            if progress is not None:
-                progress(f"{env}  {objective}  IQM {iqm_interval(result.returns[:, -1])}")
-    comparison = Comparison(results)
+            done[trial, name] = Curve(result.returns, result.env_steps)
+            if directory is not None:
+                _write_results(directory, Comparison(_arranged(done), misfits), settings)
+        curves[trial][name] = done[trial, name]
+        if progress is not None:
+            progress(f"{trial}  {name}  IQM {iqm_interval(curves[trial][name].final)}")
+    comparison = Comparison(curves, misfits)
     if directory is not None:
-        write(directory, comparison)
+        _write_results(directory, Comparison(_arranged(done), misfits), settings)
+        draw(directory, comparison)
     return comparison
 
 
-def write(path: Path, comparison: Comparison) -> None:
+def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:
+    """Which objectives do not fit where; raises for what fits none."""
+    out = {}
+    for env, (config, _) in setups.items():
+        for budget in budgets:
+            learner, *_ = make_life(env, config, budget)
+        Agent.fit(learner.env, config, lo.Mirror())  # what any objective needs
+        for name, objective in loaded.items():
+            try:
+                Agent.fit(learner.env, config, objective)
+            except ValueError as error:
+                out[name, env] = str(error)
+    return out
+
+
+def _arranged(done: Mapping[tuple[Trial, str], Curve]) -> dict[Trial, dict[str, Curve]]:
+    curves: dict[Trial, dict[str, Curve]] = {}
+    for (trial, name), curve in done.items():
+        curves.setdefault(trial, {})[name] = curve
+    return curves
+
+
+def fingerprint(objective: lo.Objective) -> str:
+    """Of an objective's structure and every number in it."""
+    leaves, structure = jax.tree.flatten(objective)
+    digest = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> dict[tuple[Trial, str], Curve]:
+    """The cells that are there already, if they were got as these would be; ValueError with a sentence if not."""
+    if not path.exists():
+        return {}
+    try:
+        report = json.loads(path.read_text())
+        theirs, cells = flatten(report["settings"]), report["cells"]
+        done = {
+            (Trial(c["env"], c["total_steps"]), c["objective"]): Curve(
+                np.asarray(c["returns"], np.float32), np.asarray(c["env_steps"], np.int64)
+            )
+            for c in cells
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not a readable evaluation: choose another --out, or remove it.") from None
+    mine = flatten(settings)
+    for name in sorted(mine.keys() & theirs.keys()):
+        if mine[name] != theirs[name] and name.startswith("objectives."):
+            raise ValueError(
+                f"{path} holds results of another {name.removeprefix('objectives.')}, which has changed since: choose another "
+                "--out, or remove it."
+            )
+        if mine[name] != theirs[name]:
+            raise ValueError(
+                f"{path} holds results whose {name} was {theirs[name]}, and it is {mine[name]} now: choose another --out, or "
+                f"the same {name.split('.')[0]}."
+            )
+    others = sorted({trial.total_steps for trial, _ in done} - set(budgets))
+    if others:
+        raise ValueError(
+            f"{path} holds results of {others[0]:,} environment steps, and budgets are not mixed unasked: choose another "
+            f"--out, or name {others[0]} among --total-steps."
+        )
+    return done
+
+
+def _write_results(directory: Path, comparison: Comparison, settings: Mapping[str, Any]) -> None:
+    path = directory / "evaluation.json"
+    before = json.loads(path.read_text())["settings"] if path.exists() else {}
+    merged = dict(settings)
+    for name in ("setups", "objectives"):  # of what a call before this one was about
+        merged[name] = before.get(name, {}) | settings[name]
+    report = {"made_with": made_with(), "references": references.origin(), "settings": merged} | comparison.as_json()
+    write_text(path, json.dumps(report) + "\n")
+
+
+def draw(directory: Path, comparison: Comparison) -> list[Path]:
+    """Figures: learning curves of each trial, scores over all of them, returns over budgets. Returns their paths."""
     from discover import plots
 
-    (path / "evaluation.json").write_text(json.dumps(comparison.as_json()) + "\n")
-    for env, by_objective in comparison.results.items():
-        name = env.replace("/", "_").replace("@", "_")
-        plots.learning_curves(by_objective, title=env).savefig(path / f"{name}.png", dpi=150)
+    several = len({t.total_steps for t in comparison.curves}) > 1
+    figures = {}
+    for trial, curves in comparison.curves.items():
+        name = trial.env.replace("/", "_").replace("@", "_") + (f"_{trial.total_steps}" if several else "")
+        figures[name] = plots.learning_curves(curves, title=str(trial) if several else trial.env)
+    if summary := comparison.summary():
+        figures["scores"] = plots.intervals(summary, title=f"{len(comparison.common())} trials")
+    if several:
+        figures["budgets"] = plots.budgets(comparison)
+    for name, figure in figures.items():
+        figure.savefig(directory / f"{name}.png", dpi=150)
+    return [directory / f"{name}.png" for name in figures]
+
+
+def short(count: int) -> str:
+    """1500000 -> 1.5M."""
+    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:.4g}{letter}"
+    return str(count)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

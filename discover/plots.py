@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,14 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from discover.statistics import Interval, iqm_interval
 from discover.store import read_rows
 from discover.train import TrainResult, resolve_objective
 from envs.gridworld import GridState, GridWorld, Level
 from learned_objectives import DPO, LPG, Clip, Drift, Mirror, Objective, Progress, Rollout
+
+if TYPE_CHECKING:
+    from discover.evaluate import Comparison, Curve, Trial
 
 COLOURS = (
     "#0072B2",
@@ -75,7 +79,7 @@ def _landscape(drift: Drift, fraction: float):
     return log_ratio, advantage, np.asarray(value), np.asarray(slope / a)
 
 
-def learning_curves(results: Mapping[str, TrainResult], *, title: str = "") -> Figure:
+def learning_curves(results: Mapping[str, TrainResult | Curve], *, title: str = "") -> Figure:
     """Mean return over seeds with a band of one standard error, against environment steps."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
@@ -84,6 +88,53 @@ def learning_curves(results: Mapping[str, TrainResult], *, title: str = "") -> F
     axis.set(xlabel="environment steps", ylabel="return of finished episodes", title=title)
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
+    return figure
+
+
+def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Figure:
+    """For each statistic of `Comparison.summary`, a row for each objective: the value, and its 95% bootstrap interval."""
+    names = list(dict.fromkeys(name for each in summary.values() for name in each))
+    figure = Figure(figsize=(1.2 + 2.3 * len(names), 0.9 + 0.32 * len(summary)), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    rows = {objective: len(summary) - 1 - i for i, objective in enumerate(summary)}
+    for axis, name in zip(axes, names, strict=True):
+        for colour, (objective, each) in zip(_cycle(len(summary)), summary.items(), strict=True):
+            if name in each:
+                value, low, high = each[name]
+                axis.barh(rows[objective], high - low, left=low, height=0.6, color=colour, alpha=0.4)
+                axis.plot([value, value], [rows[objective] - 0.3, rows[objective] + 0.3], color=colour, linewidth=2)
+        if name.startswith("P("):
+            axis.axvline(0.5, color="0.5", linewidth=0.8, linestyle="--")
+        axis.set_title(name + (" (lower is better)" if "gap" in name else ""), fontsize=9)
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(list(rows.values()), list(rows))
+    figure.supxlabel("score: 0 a random policy, 1 PPO", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def budgets(comparison: Comparison) -> Figure:
+    """What each objective comes to in lives of different length: IQM of the final return and its 95% interval."""
+    by_env: dict[str, list[Trial]] = {}
+    for trial in sorted(comparison.curves, key=lambda t: t.total_steps):
+        by_env.setdefault(trial.env, []).append(trial)
+    figure = Figure(figsize=(6.4, 0.4 + 3.2 * len(by_env)), layout="constrained")
+    for axis, (env, trials) in zip(figure.subplots(len(by_env), 1, squeeze=False)[:, 0], by_env.items(), strict=True):
+        for colour, name in zip(_cycle(len(comparison.objectives)), comparison.objectives, strict=True):
+            seen = [
+                (t.total_steps, iqm_interval(comparison.curves[t][name].final))
+                for t in trials
+                if name in comparison.curves[t]
+            ]
+            if seen:
+                x, y = zip(*seen, strict=True)
+                axis.plot(x, [i.value for i in y], color=colour, marker="o", label=name)
+                axis.fill_between(x, [i.low for i in y], [i.high for i in y], color=colour, alpha=0.2, linewidth=0)
+        axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=env)
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.25)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from discover import recipes
-from discover.evaluate import Comparison, evaluate, write
+from discover.evaluate import Comparison, evaluate
 from discover.plots import draw_run
 from discover.run import meta_train
 from discover.store import open_run
@@ -29,7 +29,7 @@ def quickstart(out: Path) -> int:
     print(comparison.table())
     figures = [
         *draw_run(out, out),
-        *(out / f"{env.replace('/', '_')}.png" for env in comparison.results),
+        *(out / f"{trial.env.replace('/', '_')}.png" for trial in comparison.curves),
     ]
     print("\n3. See it: " + ", ".join(str(path) for path in figures))
     print("\n4. Use it in your own agent:\n")
@@ -40,17 +40,14 @@ def quickstart(out: Path) -> int:
 
 def compare(recipe: recipes.Recipe, out: Path) -> Comparison:
     """Nothing, PPO and what was found, on keys the search never used; written into `out`."""
-    comparison = evaluate(
-        ["a2c", "ppo", str(out)],
+    return evaluate(
+        {"no drift": "a2c", "PPO": "ppo", "discovered": out},
         [*recipe.envs, UNSEEN],
         total_steps=recipe.total_steps,
         num_seeds=SEEDS,
         seed=recipe.seed + 1000,
         agent=recipe.agent,
         loss=recipe.loss,
+        out=out,
         progress=lambda line: print(line, flush=True),
     )
-    names = {"a2c": "no drift", "ppo": "PPO", str(out): "discovered"}
-    named = Comparison({env: {names[k]: v for k, v in results.items()} for env, results in comparison.results.items()})
-    write(out, named)
-    return named

@@ -19,10 +19,13 @@ from discover.recipe import Recipe
 
 def provenance(recipe: Recipe) -> dict[str, Any]:
     """How an objective was made. No times of day, so that a resumed run exports the very same file."""
+    return {"recipe": dataclasses.asdict(recipe), "seed": recipe.seed} | made_with()
+
+
+def made_with() -> dict[str, Any]:
+    """Versions, device and commit."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "evosax", "numpy", "discover-rl")
     return {
-        "recipe": dataclasses.asdict(recipe),
-        "seed": recipe.seed,
         "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "commit": _commit(),

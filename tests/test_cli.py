@@ -189,7 +189,7 @@ def test_what_cannot_be_is_said(refused, line, said):
         ("meta-train --out out", "meta-train needs a recipe first: one of quickstart"),
         ("meta-train quickstart", "--out PATH"),
         ("evaluate ppo", "--envs"),
-        ("evaluate --envs CartPole-v1", "at least one objective and one environment"),
+        ("evaluate --envs CartPole-v1", "at least one objective, one environment and one budget"),
         ("export", "PATH the directory of a run"),
         ("plot", "PATH the directory of a run"),
     ],
@@ -406,8 +406,8 @@ def test_train_on_a_full_disk(here, capsys, monkeypatch):
 def test_evaluate_writes_and_prints_its_comparison(here, a_run, capsys):
     assert cli.main(["evaluate", "dpo", "ppo", "--envs", "probe/action", *SMALL]) == 0
     result = json.loads((here / "out" / "evaluation.json").read_text())
-    assert list(result["probe/action"]) == ["dpo", "ppo"]
-    assert np.shape(result["probe/action"]["ppo"]["returns"]) == (2, 2)
+    assert [cell["objective"] for cell in result["cells"]] == ["dpo", "ppo"]
+    assert np.shape(result["cells"][1]["returns"]) == (2, 2)
     assert is_png(here / "out" / "probe_action.png")
     heading, row = capsys.readouterr().out.splitlines()[-3:-1]
     assert heading.split() == ["environment", "dpo", "ppo"]

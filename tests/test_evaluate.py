@@ -1,0 +1,193 @@
+"""An evaluation trains everybody alike, goes on where it stopped, and mixes nothing."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import discover
+import learned_objectives as lo
+from discover import references
+from discover.evaluate import Comparison, Curve, Trial, evaluate, short
+
+ev = importlib.import_module("discover.evaluate")  # whose name the function of the public API has taken
+WORLD = "probe/action"
+SMALL = {"total_steps": 1024, "num_seeds": 3, "num_evals": 2}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(directory, comparison) of an evaluation that ended."""
+    out = tmp_path_factory.mktemp("evaluation")
+    return out, evaluate(["ppo", "dpo"], [WORLD], out=out, **SMALL)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The cells that are trained, as (objective's drift, environment, budget)."""
+    trained, train = [], ev.train
+
+    def counting(objective, env, **kwargs):
+        trained.append((type(objective.drift).__name__, env, kwargs["total_steps"]))
+        return train(objective, env, **kwargs)
+
+    monkeypatch.setattr(ev, "train", counting)
+    return trained
+
+
+def test_a_cell_is_what_train_gives(first):
+    alone = discover.train("dpo", WORLD, **SMALL)
+    curve = first[1].curves[Trial(WORLD, 1024)]["dpo"]
+    np.testing.assert_array_equal(curve.returns, alone.returns)
+    np.testing.assert_array_equal(curve.env_steps, alone.env_steps)
+
+
+def test_what_is_there_is_not_trained_again(first, counted):
+    out, before = first
+    after = evaluate(["ppo", "dpo"], [WORLD], out=out, **SMALL)
+    assert not counted
+    for name, curve in before.curves[Trial(WORLD, 1024)].items():
+        np.testing.assert_array_equal(curve.returns, after.curves[Trial(WORLD, 1024)][name].returns)
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(tmp_path, counted, monkeypatch):
+    def stop(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(["ppo", "dpo"], [WORLD], out=tmp_path, progress=stop, **SMALL)
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["cells"]) == 1
+    evaluate(["ppo", "dpo"], [WORLD], out=tmp_path, **SMALL)
+    assert [name for name, *_ in counted] == ["Clip", "DPO"]
+
+
+def test_more_may_be_asked_and_what_was_not_is_kept(tmp_path, counted):
+    evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
+    comparison = evaluate(["dpo"], [WORLD], out=tmp_path, **SMALL | {"total_steps": (1024, 2048)})
+    assert [(name, steps) for name, _, steps in counted] == [("Clip", 1024), ("DPO", 1024), ("DPO", 2048)]
+    assert comparison.objectives == ["dpo"]
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {(c["objective"], c["total_steps"]) for c in report["cells"]} == {
+        ("ppo", 1024),
+        ("dpo", 1024),
+        ("dpo", 2048),
+    }
+    assert set(report["settings"]["objectives"]) == {"ppo", "dpo"}
+    assert (tmp_path / "budgets.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"total_steps": 2048}, "holds results of 1,024 environment steps"),
+        ({"num_seeds": 4}, "whose num_seeds was 3, and it is 4 now"),
+        ({"seed": 1}, "whose seed was 0, and it is 1 now"),
+        ({"agent": discover.AgentConfig(num_envs=2)}, "agent.num_envs was 4, and it is 2 now"),
+        ({"loss": discover.LossConfig(gamma=0.5)}, "loss.gamma was 0.99, and it is 0.5 now"),
+    ],
+)
+def test_results_got_otherwise_are_not_mixed_in(first, counted, changes, sentence):
+    out, _ = first
+    before = (out / "evaluation.json").read_bytes()
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(["ppo"], [WORLD], out=out, **SMALL | changes)
+    assert not counted
+    assert (out / "evaluation.json").read_bytes() == before
+
+
+def test_results_of_an_objective_that_has_changed_are_not_mixed_in(tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    lo.save(lo.DPO(alpha=2.0), mine)
+    evaluate({"mine": mine}, [WORLD], out=tmp_path / "out", **SMALL)
+    lo.save(lo.DPO(alpha=3.0), mine)
+    with pytest.raises(ValueError, match="holds results of another mine, which has changed since"):
+        evaluate({"mine": mine}, [WORLD], out=tmp_path / "out", **SMALL)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"settings": {}, "cells": [{"env": "CartPole-v1"}]}'])
+def test_what_is_no_evaluation_is_refused_and_kept(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(ValueError, match="is not a readable evaluation"):
+        evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
+    assert (tmp_path / "evaluation.json").read_text() == text
+
+
+def test_an_objective_that_does_not_fit_is_named_and_the_others_go_on():
+    lpg = lo.LPG.create(jax.random.key(0), hidden=4, predictions=2, cell="gru")
+    small = discover.AgentConfig(num_envs=2, num_steps=16, num_minibatches=1)
+    comparison = evaluate(
+        {"ppo": "ppo", "lpg": lpg}, ["Pendulum-v1"], agent=small, **SMALL | {"total_steps": 64, "num_seeds": 2}
+    )
+    assert comparison.objectives == ["ppo"]
+    assert "lpg in Pendulum-v1: LPG reads the probability of an action" in comparison.table()
+
+
+@pytest.mark.parametrize(
+    ("objectives", "envs", "changes", "sentence"),
+    [
+        (["ppo", "dpoo"], [WORLD], {}, "did you mean 'dpo'"),
+        (["ppo"], [WORLD, "CartPole-v2"], {}, "CartPole-v1"),
+        (["ppo"], [WORLD], {"num_seeds": 1}, "at least 2 seeds"),
+        (["ppo"], [WORLD], {"total_steps": ()}, "one budget"),
+        (["ppo"], [WORLD], {"total_steps": (1024, 3)}, "at least one rollout"),
+        ([], [WORLD], {}, "at least one objective"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(counted, tmp_path, objectives, envs, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(objectives, envs, out=tmp_path / "out", **SMALL | changes)
+    assert not counted
+    assert not (tmp_path / "out").exists()
+
+
+def made_up(**finals):
+    """A comparison of two trials with references, and one without."""
+    trials = {Trial("CartPole-v1", 1000): 1.0, Trial("Acrobot-v1", 1000): -1.0, Trial(WORLD, 1000): 0.0}
+    steps = np.array([1000])
+    curves = {t: {n: Curve(np.asarray(f)[:, None] * k, steps) for n, f in finals.items()} for t, k in trials.items()}
+    return Comparison(curves, {})
+
+
+def test_a_score_is_zero_for_a_random_policy_and_one_for_ppo():
+    row = json.loads(references.PATH.read_text())["envs"]["CartPole-v1"]
+    scores = references.normalise("CartPole-v1", np.array([row["random"], row["ppo"], 2 * row["ppo"] - row["random"]]))
+    np.testing.assert_allclose(scores, [0.0, 1.0, 2.0])
+
+
+def test_scores_are_of_trials_with_references_alone():
+    comparison = made_up(ppo=[100.0, 200.0], dpo=[300.0, 400.0])
+    assert [t.env for t in comparison.common()] == ["CartPole-v1", "Acrobot-v1"]
+    assert comparison.scores("dpo").shape == (2, 2)
+
+
+def test_the_probability_of_improvement_is_over_ppo():
+    """Better in all of one environment and worse in all of the other."""
+    summary = made_up(ppo=[100.0, 200.0], dpo=[300.0, 400.0]).summary()
+    assert summary["dpo"]["P(better than ppo)"] == (0.5, 0.5, 0.5)
+    assert "P(better than ppo)" not in summary["ppo"]
+
+
+def test_a_table_names_budgets_where_there_are_several():
+    comparison = made_up(ppo=[1.0, 2.0])
+    assert comparison.table().splitlines()[1].startswith("CartPole-v1  ")
+    more = Comparison(comparison.curves | {Trial(WORLD, 2_500_000): comparison.curves[Trial(WORLD, 1000)]}, {})
+    assert more.table().splitlines()[4].startswith("probe/action, 2.5M  ")
+
+
+@pytest.mark.parametrize(("count", "text"), [(999, "999"), (20_480, "20.48k"), (1_000_000, "1M"), (1_500_000, "1.5M")])
+def test_budgets_are_written_short(count, text):
+    assert short(count) == text
+
+
+def test_the_figures_show_every_objective():
+    summary = made_up(ppo=[100.0, 200.0, 150.0], dpo=[300.0, 400.0, 350.0]).summary()
+    figure = discover.plots.intervals(summary)
+    assert [axis.get_title() for axis in figure.axes] == [
+        "IQM",
+        "median",
+        "optimality gap (lower is better)",
+        "P(better than ppo)",
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ppo", "dpo"]
