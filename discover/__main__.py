@@ -19,6 +19,7 @@ import tyro
 
 from discover.agent import AgentConfig
 from discover.names import unknown
+from discover.parallel import keep_programs
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
@@ -244,6 +245,7 @@ def _main(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
+    keep_programs()
     arguments, command = COMMANDS[name]
     default, rest = _default(name, rest)
     return command(_parse(arguments, name, rest, default)) or 0

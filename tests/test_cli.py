@@ -440,3 +440,31 @@ def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"
     assert len(said) == 3
+
+
+@pytest.fixture
+def without_a_cache():
+    """JAX as a user's process has it, which these tests do not."""
+    ours = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", ours)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(without_a_cache, here, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    assert cli.main(["list"]) == 0
+    assert Path(jax.config.jax_compilation_cache_dir).parent == here / "cache" / "discover"
+
+
+def test_a_cache_of_the_users_own_is_left_alone(here, monkeypatch):
+    ours = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    assert cli.main(["list"]) == 0
+    assert jax.config.jax_compilation_cache_dir == ours
+
+
+def test_a_user_who_wants_no_cache_has_none(without_a_cache, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    assert cli.main(["list"]) == 0
+    assert jax.config.jax_compilation_cache_dir is None
