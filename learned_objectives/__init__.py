@@ -7,6 +7,7 @@
 Depends on jax, flax, numpy and safetensors, and on nothing else.
 """
 
+from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout
 from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
 from learned_objectives.laws import DriftLawError, verify_drift
@@ -21,6 +22,7 @@ from learned_objectives.library import (
 from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
+from learned_objectives.probe import probe
 
 __all__ = [
     "DPO",
@@ -39,7 +41,9 @@ __all__ = [
     "Progress",
     "Rollout",
     "available",
+    "card",
     "load",
+    "probe",
     "record",
     "register",
     "save",

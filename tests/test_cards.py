@@ -1,0 +1,103 @@
+"""A card says what there is to say, and its line of code runs; probe values come out as they were saved."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import learned_objectives as lo
+from discover import recipes
+from discover.record import provenance
+from learned_objectives.library import CLOSED_FORMS, WEIGHTS
+from learned_objectives.probe import ADVANTAGES, LOG_RATIOS
+
+SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", [*CLOSED_FORMS, *SHIPPED])
+def test_every_objective_has_a_card(name):
+    text = lo.card(name)
+    assert text.startswith(f"# {name}\n")
+    assert "## What it expects" in text
+    if name in CLOSED_FORMS:
+        assert re.search(r"arXiv:\d{4}\.\d{5}", text)
+    else:
+        assert "## How it was made" in text
+        assert "## Where it was tested" in text
+        assert "## Where it loses" in text
+
+
+@pytest.mark.parametrize("name", [name for name in lo.available() if not isinstance(lo.load(name), lo.LPG)])
+def test_the_line_of_a_card_runs(name, samples):
+    (code,) = re.findall(r"```python\n(.*?)```", lo.card(name), re.DOTALL)
+    log_ratio, advantage = samples
+    scope = {"log_ratio": log_ratio, "advantage": advantage, "step": 10.0, "lifetime": 100.0}
+    exec(code, scope)
+    expected = -lo.load(name).surrogate(log_ratio, advantage, lo.Progress(10.0, 100.0)).mean()
+    assert scope["policy_loss"] == expected
+
+
+def test_the_card_of_a_file_says_how_it_was_made(tmp_path):
+    recipe = recipes.ta_lpg_small()
+    how = provenance(recipe) | {"generation": 20, "generations": 30, "env_steps": 1_234_000_000}
+    how["evaluations"] = {"0": {recipe.envs[0]: [1.0, 2.0]}, "20": {recipe.envs[0]: [4.0, None]}}
+    how["card"] = {"summary": "A rule.", "loses": "Everywhere.", "tested": [{"world": "dense", "IQM": "0.5"}]}
+    lo.save(lo.LPG.create(jax.random.key(0), hidden=4, time_aware=True), tmp_path / "mine.safetensors", how)
+    text = lo.card(tmp_path / "mine.safetensors")
+    assert text.startswith("# mine\n\nA rule.\n")
+    for line in (
+        "- recipe: `ta_lpg_small`, by evolution, seed 0",
+        "- steps of the search: 20 of 30",
+        "- environment steps in all: 1.23e+09",
+        "- return at each evaluation: gridworld/small_vrandlife 1.5 at 0, 4 at 20",
+        "| world | IQM |\n|---|---|\n| dense | 0.5 |",
+        "`Progress` in environment steps",
+        "Everywhere.",
+    ):
+        assert line in text
+
+
+def test_a_file_without_a_record_has_a_card_too(tmp_path):
+    lo.save(lo.DPO(), tmp_path / "mine.safetensors")
+    assert "## How it was made" not in lo.card(tmp_path / "mine.safetensors")
+
+
+def test_no_card_without_an_objective():
+    with pytest.raises(ValueError, match="did you mean 'dpo'"):
+        lo.card("dpoo")
+
+
+def test_the_probe_of_a_drift_is_its_surrogate():
+    r, a = np.exp(np.float64(LOG_RATIOS))[:, None], np.float64(ADVANTAGES)
+    expected = np.minimum(r * a, np.clip(r, 0.8, 1.2) * a)  # PPO's, of Schulman et al. 2017
+    np.testing.assert_allclose(lo.probe(lo.load("ppo")), np.tile(expected.ravel(), 3), rtol=1e-5)
+
+
+def test_the_probe_of_an_lpg_sees_every_weight():
+    lpg = lo.LPG.create(jax.random.key(0), hidden=4, predictions=3, time_aware=True)
+    before = np.asarray(lo.probe(lpg))
+    assert np.isfinite(before).all()
+    for name in ("embed", "kernel", "recurrent", "policy_head", "prediction_head"):
+        after = np.asarray(lo.probe(lpg.replace(**{name: 1.5 * getattr(lpg, name)})))
+        assert np.abs(after - before).max() > 1e-4, name
+
+
+def test_what_has_no_probe_is_refused():
+    with pytest.raises(TypeError, match="was given a Objective"):
+        lo.probe(lo.Objective())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_give_their_probe_values(name):
+    np.testing.assert_allclose(lo.probe(lo.load(name)), lo.record(name)["probe"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_drifts_keep_the_laws(name):
+    objective = lo.load(name)
+    if isinstance(objective, lo.LPG):
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(objective))
+    else:
+        lo.verify_drift(objective.drift if isinstance(objective, lo.Mirror) else objective)
