@@ -14,28 +14,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-import discover
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import statistics
+from discover.evaluate import Trial, evaluate, fingerprint
 from discover.recipe import recipe_of
 
 HELD_OUT = ("gridworld/small", "gridworld/medium", "gridworld/dense", "gridworld/sparse", "gridworld/long")
 SEEDS = 16  # levels and agents of each world
 SEED = 77_000  # far from the seeds of any search
 UPDATE = 1280  # environment steps
-
-
-def returns(objective: lo.Objective | str, updates: int) -> np.ndarray:
-    """f64[worlds, SEEDS]: final training returns on the held-out levels; an agent that diverged has none."""
-    found = [
-        discover.train(objective, env, total_steps=updates * UPDATE, num_seeds=SEEDS, seed=SEED, num_evals=5)
-        for env in HELD_OUT
-    ]
-    return np.stack([result.returns[:, -1] for result in found]).astype(np.float64)
 
 
 def seeds_together(runs: list[np.ndarray]) -> np.ndarray:
@@ -74,16 +64,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("searches", nargs="+", help="name=run,run,...")
     parser.add_argument("--updates", type=int, default=250, help="of each agent")
+    parser.add_argument(
+        "--cells", type=Path, default=ROOT / "runs/worlds", help="what is done already is not done again"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/worlds.json")
     args = parser.parse_args()
     searches = {name: runs.split(",") for name, runs in (each.split("=", 1) for each in args.searches)}
 
-    raw = returns("a2c", args.updates)
-    unit = np.maximum(raw.mean(1, keepdims=True), 1e-6)
-    a2c = raw / unit
-    print("a2c", f"{statistics.iqm_interval(a2c):.2f}", flush=True)
-    found: dict[str, list[np.ndarray]] = {}
-    begun: dict[str, np.ndarray] = {}  # searches of one seed may begin with the same rule
+    records = {
+        name: [lo.record(Path(run) / "objective.safetensors") for run in runs] for name, runs in searches.items()
+    }
+    began = {name: [recipe_of(record).template() for record in rows] for name, rows in records.items()}
+    steps = args.updates * UPDATE
+    comparison = evaluate(
+        {"a2c": "a2c"}
+        | {f"{name} {run}": run for name, runs in searches.items() for run in runs}
+        | {fingerprint(x): x for templates in began.values() for x in templates},  # searches of one seed may share one
+        HELD_OUT,
+        total_steps=steps,
+        num_seeds=SEEDS,
+        seed=SEED,
+        num_evals=5,
+        out=args.cells / str(args.updates),
+        progress=lambda line: print(line, flush=True),
+    )
+
+    def raw(name: str) -> np.ndarray:
+        return np.stack([comparison.curves[Trial(env, steps)][name].final for env in HELD_OUT]).astype(np.float64)
+
+    unit = np.maximum(raw("a2c").mean(1, keepdims=True), 1e-6)
+    a2c = raw("a2c") / unit
+    found = {name: [raw(f"{name} {run}") / unit for run in runs] for name, runs in searches.items()}
     report = {
         **provenance(),
         "levels": SEEDS,
@@ -93,27 +104,19 @@ def main() -> None:
             "iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, a2c), strict=True)),
             "iqm": statistics.iqm_interval(a2c),
         },
-        "searches": {},
-        "comparisons": {},
+        "searches": {
+            name: judge(found[name], [raw(fingerprint(x)) / unit for x in began[name]], a2c)
+            | {"records": records[name], "scores": [x.round(4).tolist() for x in found[name]]}
+            for name in searches
+        },
+        "comparisons": {
+            f"{ours} over {theirs}": compare(found[ours], found[theirs])
+            for ours, theirs in itertools.combinations(searches, 2)
+        },
     }
-    for name, runs in searches.items():
-        found[name] = [returns(run, args.updates) / unit for run in runs]
-        records = [lo.record(Path(run) / "objective.safetensors") for run in runs]
-        began = []
-        for template in (recipe_of(record).template() for record in records):
-            which = repr(jax.tree.map(lambda x: x.tobytes(), jax.device_get(template)))
-            if which not in begun:
-                begun[which] = returns(template, args.updates) / unit
-            began.append(begun[which])
-        report["searches"][name] = judge(found[name], began, a2c) | {
-            "records": records,
-            "scores": [x.round(4).tolist() for x in found[name]],
-        }
-        shown = report["searches"][name]
-        print(name, f"{shown['iqm']:.2f}", "began", f"{shown['began_iqm']:.2f}", shown["iqm_by_meta_seed"], flush=True)
-    for ours, theirs in itertools.combinations(found, 2):
-        report["comparisons"][f"{ours} over {theirs}"] = compare(found[ours], found[theirs])
     args.out.write_text(json.dumps(report, indent=1) + "\n")
+    for name, each in report["searches"].items():
+        print(f"{name}: {each['iqm']:.2f}, began {each['began_iqm']:.2f}, meta-seeds {each['iqm_by_meta_seed']}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def card(name_or_path: str | os.PathLike) -> str:
         _section("How it was made", _made(how)),
         _section("What it expects", _expects(objective)),
         _section("How to use it", f"```python\n{_use(objective, name)}\n```"),
-        _section("Where it was tested", _table(said.get("tested", ()))),
+        _section("Where it was tested", "\n\n".join(filter(None, [said.get("score"), _table(said.get("tested", ()))]))),
         _section("Where it loses", said.get("loses", "")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
