@@ -23,10 +23,11 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self:.1f}"
+        return format(self)
 
     def __format__(self, spec: str) -> str:
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        value, low, high = (format(x, spec or ".1f") for x in self)
+        return f"{value} [{low}, {high}]"
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:

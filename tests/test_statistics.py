@@ -80,3 +80,9 @@ def test_of_a_single_seed_no_interval_is_told():
 def test_paired_scores_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         st.interval(st.paired_improvement, SCORES, OTHERS, paired=True)
+
+
+def test_an_interval_is_written_with_one_digit_unless_asked():
+    found = st.Interval(1.234, 0.5, 2.0)
+    assert str(found) == f"{found}" == "1.2 [0.5, 2.0]"
+    assert f"{found:.2f}" == "1.23 [0.50, 2.00]"
