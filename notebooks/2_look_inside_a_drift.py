@@ -108,16 +108,18 @@ slices(drifts)
 
 # %% [markdown]
 # Every price starts at nothing at $r = 1$ (dotted) and every slope starts there at $A$: *next to the old policy all of them
-# are the plain policy gradient*. They part further out. PPO stops dead at 1.2 and at 0.8. For a good action DPO lets go
-# smoothly. For a bad action DPO does something that PPO never does: left of some ratio its slope is *positive*.
+# are the plain policy gradient*. (For a network "next to" may be very near: LPO's random slope jumps just beside 1.) They
+# part further out. PPO stops dead at 1.2 and at 0.8. For a good action DPO lets go smoothly. For a bad action it does
+# something that PPO never does: left of some ratio its slope is *positive*.
 #
 # ## And over all advantages?
 #
-# The same two quantities for every pair of log ratio and advantage; the slope is divided by $A$, so that 1 (pale blue) means
-# "not held back", 0 "gain cut off", and red "turned back". In which corners does each drift act at all?
+# The same two quantities for every pair of log ratio and advantage; the slope is divided by $A$, so that 1 (white) means
+# "not held back", 0 (orange) "gain cut off", and dark red, inside a black line, "turned back". In which corners does each
+# drift act at all?
 
 # %%
-plots.drift_landscape(drifts)
+plots.drift_landscape({label: drift for label, drift in drifts.items() if label != "none (A2C)"})
 
 # %% [markdown]
 # Both formulas act in two corners only: good actions that have become likelier, and bad ones that have become less likely.
@@ -141,8 +143,8 @@ for colour, style, advantage in zip(COLOURS, ("-", "--", "-.", ":"), (-0.5, -1.0
     print(f"A = {advantage:4g}: turned back below r = {turn:.3f}, where tanh^2 = {theirs:.3f}")
 axis.axhline(0.0, color="0.6", linewidth=0.8)
 axis.set(xlabel="ratio r", ylabel="slope of rA − D, over |A|", ylim=(-1.15, 2.0), title="DPO on bad actions")
-axis.annotate("made likelier again", (0.16, 0.12), color="0.3")
-axis.annotate("made less likely", (0.16, -0.2), color="0.3")
+axis.annotate("made likelier again", (0.87, 0.08), color="0.3")
+axis.annotate("made less likely", (0.87, -0.2), color="0.3")
 axis.grid(alpha=0.25)
 axis.legend(frameon=False)
 plt.show()
@@ -204,7 +206,7 @@ styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), stric
 slices(dict.fromkeys(moments, ta_lpo), moments)
 
 # %%
-plots.drift_landscape({"TA-LPO, random weights": ta_lpo}, fractions=(0.0, 0.5, 1.0))
+plots.drift_landscape({"random": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
 # %% [markdown]
 # At $n/N = 0$ the second half of the features is zero, and then it grows in: the first layer is $W_1 + \frac{n}{N} W_2$.
@@ -244,7 +246,7 @@ old = jnp.array([0.1, 0.3, 0.4, 0.2])
 reward = jnp.array([1.0, 0.6, 0.3, -0.5])
 advantage = reward - old @ reward
 advantage = advantage / jnp.sqrt(old @ advantage**2)  # standardised under the old policy, as in a minibatch
-print("advantages", np.round(advantage, 2))
+print("advantages", [round(float(a), 2) for a in advantage])
 
 
 def one_update(drift, progress=None, learning_rate=0.3):
@@ -281,7 +283,10 @@ plt.show()
 
 # %% [markdown]
 # Each line is an action. With no drift the update runs on towards the policy that always takes the best action, on the
-# strength of one batch of data. The others come to rest, or slow down, in different places. And the very first epoch?
+# strength of one batch of data. PPO stops early, a step beyond its clip. DPO lets good actions grow further, holds the bad
+# one where its rollback begins, and lets the action of advantage 0 fall: at $A = 0$ its drift is 0 as well, so nothing
+# keeps that action, and its probability is what the good ones take. MDPO's drift does not ask for $A$, and holds every
+# action. The random networks each rest somewhere of their own, some rattling at a kink. And the very first epoch?
 
 # %%
 first = np.stack([np.asarray(ratios[1]) for ratios in updates.values()])

@@ -39,8 +39,8 @@ def from_source(source: Path) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode) -> None:
     """In place, in a directory of its own, so that what a notebook saves is not left in the repository."""
     with tempfile.TemporaryDirectory() as directory:
-        resources = {"metadata": {"path": directory}}
-        NotebookClient(notebook, timeout=1800, record_timing=False, resources=resources).execute()
+        options = {"timeout": 1800, "record_timing": False, "coalesce_streams": True}
+        NotebookClient(notebook, resources={"metadata": {"path": directory}}, **options).execute()
 
 
 def main(arguments: list[str]) -> int:
