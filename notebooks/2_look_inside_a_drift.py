@@ -205,6 +205,9 @@ moments = {f"TA-LPO, random, n/N = {f:g}": lo.Progress(f * LIFETIME, LIFETIME) f
 styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), strict=False))
 slices(dict.fromkeys(moments, ta_lpo), moments)
 
+# %% [markdown]
+# And over all advantages, as training goes on? Blue is what neither formula had: pushed *harder* than with no drift.
+
 # %%
 plots.drift_landscape({"random": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
@@ -284,7 +287,7 @@ plt.show()
 # %% [markdown]
 # Each line is an action. With no drift the update runs on towards the policy that always takes the best action, on the
 # strength of one batch of data. PPO stops early, a step beyond its clip. DPO lets good actions grow further, holds the bad
-# one where its rollback begins, and lets the action of advantage 0 fall: at $A = 0$ its drift is 0 as well, so nothing
+# one near where its rollback begins, and lets the action of advantage 0 fall: at $A = 0$ its drift is 0 as well, so nothing
 # keeps that action, and its probability is what the good ones take. MDPO's drift does not ask for $A$, and holds every
 # action. The random networks each rest somewhere of their own, some rattling at a kink. And the very first epoch?
 
