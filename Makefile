@@ -21,7 +21,7 @@ bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks.throughput
 
 notebooks: .venv/ready-dev
-	@echo "There are no notebooks yet."
+	$(BIN)/python notebooks/build.py --small
 
 clean:
 	rm -rf .venv .jax_cache .pytest_cache .ruff_cache
