@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from discover.agent import Agent, AgentConfig
 from discover.record import made_with
 from discover.setups import LossConfig, usual_setup
 from discover.statistics import Interval, iqm_interval
-from discover.store import flatten, write_text
+from discover.store import flatten, locked, write_text
 from discover.train import as_json, make_directory, make_life, require_counts, resolve_objective, train
 
 Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
@@ -185,33 +186,27 @@ def evaluate(
         "setups": {env: {"agent": vars(a), "loss": vars(b)} for env, (a, b) in setups.items()},
         "objectives": {name: fingerprint(objective) for name, objective in loaded.items()},
     }
+
+    def train_cell(trial: Trial, name: str) -> Curve:
+        given, knobs = setups[trial.env]
+        sizes = {"total_steps": trial.total_steps, "num_seeds": num_seeds, "seed": seed, "num_evals": num_evals}
+        result = train(loaded[name], trial.env, **sizes, chunk=chunk, agent=given, loss=knobs)
+        return Curve(result.returns, result.env_steps)
+
     directory = None if out is None else make_directory(out)
-    done = {} if directory is None else _resume(directory / "evaluation.json", settings, budgets)
-    curves: dict[Trial, dict[str, Curve]] = {trial: {} for trial, _ in plan}
-    for trial, name in plan:
-        if (trial, name) not in done:
-            given, knobs = setups[trial.env]
-            result = train(
-                loaded[name],
-                trial.env,
-                total_steps=trial.total_steps,
-                num_seeds=num_seeds,
-                seed=seed,
-                num_evals=num_evals,
-                chunk=chunk,
-                agent=given,
-                loss=knobs,
-            )
-            done[trial, name] = Curve(result.returns, result.env_steps)
-            if directory is not None:
-                _write_results(directory, Comparison(_arranged(done), misfits), settings)
-        curves[trial][name] = done[trial, name]
-        if progress is not None:
-            progress(f"{trial}  {name}  IQM {iqm_interval(curves[trial][name].final)}")
-    comparison = Comparison(curves, misfits)
-    if directory is not None:
-        _write_results(directory, Comparison(_arranged(done), misfits), settings)
-        draw(directory, comparison)
+    with contextlib.nullcontext() if directory is None else locked(directory):
+        done = {} if directory is None else _resume(directory / "evaluation.json", settings, budgets)
+        for trial, name in plan:
+            if (trial, name) not in done:
+                done[trial, name] = train_cell(trial, name)
+                if directory is not None:
+                    _write(directory, Comparison(_arranged(done), misfits), settings)
+            if progress is not None:
+                progress(f"{trial}  {name}  IQM {iqm_interval(done[trial, name].final)}")
+        comparison = Comparison(_arranged({cell: done[cell] for cell in plan}), misfits)
+        if directory is not None:
+            _write(directory, Comparison(_arranged(done), misfits), settings)
+            draw(directory, comparison)
     return comparison
 
 
@@ -282,7 +277,7 @@ def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> 
     return done
 
 
-def _write_results(directory: Path, comparison: Comparison, settings: Mapping[str, Any]) -> None:
+def _write(directory: Path, comparison: Comparison, settings: Mapping[str, Any]) -> None:
     path = directory / "evaluation.json"
     before = json.loads(path.read_text())["settings"] if path.exists() else {}
     merged = dict(settings)

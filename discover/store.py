@@ -147,6 +147,14 @@ def open_run(out: str | os.PathLike, recipe: Any) -> Iterator[Store]:
     """
     path = Path(out)
     _refuse_foreign(path)
+    with locked(path):
+        _check_recipe(path / "recipe.json", recipe)
+        yield Store(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A directory, made if need be, for this process alone while the context lasts; RunError while another has it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("a")
@@ -157,8 +165,7 @@ def open_run(out: str | os.PathLike, recipe: Any) -> Iterator[Store]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"Another process is running in {path}: wait for it, or choose another --out.") from None
-        _check_recipe(path / "recipe.json", recipe)
-        yield Store(path)
+        yield
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -11,6 +11,7 @@ import discover
 import learned_objectives as lo
 from discover import references
 from discover.evaluate import Comparison, Curve, Trial, evaluate, short
+from discover.store import locked
 
 ev = importlib.import_module("discover.evaluate")  # whose name the function of the public API has taken
 WORLD = "probe/action"
@@ -95,6 +96,12 @@ def test_results_got_otherwise_are_not_mixed_in(first, counted, changes, sentenc
         evaluate(["ppo"], [WORLD], out=out, **SMALL | changes)
     assert not counted
     assert (out / "evaluation.json").read_bytes() == before
+
+
+def test_another_process_is_refused_while_one_goes_on(first, counted):
+    with locked(first[0]), pytest.raises(ValueError, match="Another process is running in"):
+        evaluate(["ppo", "dpo"], [WORLD], out=first[0], **SMALL)
+    assert not counted
 
 
 def test_results_of_an_objective_that_has_changed_are_not_mixed_in(tmp_path):
