@@ -18,6 +18,7 @@ import discover
 import envs
 from benchmarks.record import provenance
 from discover.references import PATH
+from discover.store import write_text
 
 SEEDS = 8
 SEED = 55_000  # not among those of evaluations
@@ -81,7 +82,7 @@ def main() -> None:
         known[name] = measure(name) | {"measured": provenance()}
         print(name, json.dumps({k: v for k, v in known[name].items() if k != "measured"}), flush=True)
         report = {"seeds": SEEDS, "seed": SEED, "episodes_of_random": EPISODES, "envs": known}
-        PATH.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(PATH, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def tested(worlds: dict[str, Any], search: str, which: int) -> list[dict[str, st
     for i, (world, a2c) in enumerate(worlds["a2c"]["iqm_by_world"].items()):
         if world != VALIDATION:
             mine = statistics.iqm_interval(np.asarray(found["scores"][which])[i])
-            began = statistics.Interval(*found["began_iqm_by_world"][world])
+            began = statistics.iqm_interval(np.asarray(found["began_scores"][which])[i])
             rows.append(
                 {
                     "held-out levels of": world,

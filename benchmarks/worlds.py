@@ -3,7 +3,7 @@
 Meta-test of searches over LPG: every objective trains fresh agents on held-out levels, with the hyperparameters of the tabular
 agent for all, and A2C and the rule its search began with beside it. Agent s of a world has the same level and keys under every
 objective. A score is a final return in units of A2C's mean in that world. Several meta-seeds of one search are given with commas
-between them; intervals are over levels and agents, and each meta-seed stands by itself besides.
+between them; intervals are over levels and the agents in them, and each meta-seed stands by itself besides.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +29,52 @@ SEED = 77_000  # far from the seeds of any search
 UPDATE = 1280  # environment steps
 
 
-def seeds_together(runs: list[np.ndarray]) -> np.ndarray:
-    """[worlds, meta-seeds x SEEDS] of [worlds, SEEDS] each."""
-    return np.concatenate(runs, axis=1)
+def pooled(*runs: np.ndarray) -> np.ndarray:
+    """f64[..., worlds, meta-seeds x levels]: the IQM of all meta-seeds together, of scores [..., worlds, levels] for each."""
+    return statistics.iqm(np.concatenate(runs, axis=-1))
+
+
+def over_levels(statistic: Callable[..., np.ndarray], *runs: np.ndarray) -> statistics.Interval:
+    """Levels are drawn again, and the same ones for every meta-seed: three meta-seeds on a level are not three levels."""
+    return statistics.interval(statistic, *runs, paired=True)
+
+
+def gain(ours: int) -> Callable[..., np.ndarray]:
+    """The mean of the first `ours` sets less that of the others."""
+
+    def statistic(*runs: np.ndarray) -> np.ndarray:
+        return statistics.paired_improvement(np.mean(runs[:ours], axis=0), np.mean(runs[ours:], axis=0))
+
+    return statistic
 
 
 def judge(found: list[np.ndarray], began: list[np.ndarray], a2c: np.ndarray) -> dict[str, Any]:
-    """What one search came to, of scores [worlds, SEEDS] for each of its meta-seeds."""
-    ours, theirs = seeds_together(found), seeds_together(began)
-    by_world = [statistics.iqm_interval(row) for row in ours]
+    """What one search came to, of scores [worlds, levels] for each of its meta-seeds."""
+
+    def by_world(runs: list[np.ndarray]) -> dict[str, statistics.Interval]:
+        return {world: over_levels(pooled, *(x[[i]] for x in runs)) for i, world in enumerate(HELD_OUT)}
+
     return {
-        "iqm_by_world": dict(zip(HELD_OUT, by_world, strict=True)),
-        "iqm": statistics.iqm_interval(ours),
+        "iqm": over_levels(pooled, *found),
+        "iqm_by_world": by_world(found),
         "iqm_by_meta_seed": [float(statistics.iqm(x)) for x in found],
-        "began_iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, theirs), strict=True)),
-        "began_iqm": statistics.iqm_interval(theirs),
-        "gain_over_its_beginning": statistics.interval(statistics.paired_improvement, ours, theirs, paired=True),
-        "gain_over_a2c": statistics.interval(
-            statistics.paired_improvement, ours, seeds_together([a2c] * len(found)), paired=True
-        ),
+        "began_iqm": over_levels(pooled, *began),
+        "began_iqm_by_world": by_world(began),
+        "gain_over_its_beginning": over_levels(gain(len(found)), *found, *began),
+        "gain_over_a2c": over_levels(gain(len(found)), *found, a2c),
+        "scores": [x.round(4).tolist() for x in found],
+        "began_scores": [x.round(4).tolist() for x in began],
     }
 
 
 def compare(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
-    sets = seeds_together(ours), seeds_together(theirs)
+    def better(*runs: np.ndarray) -> np.ndarray:
+        sides = (np.concatenate(side, axis=-1) for side in (runs[: len(ours)], runs[len(ours) :]))
+        return statistics.probability_of_improvement(*sides)
+
     return {
-        "probability_of_improvement": statistics.interval(statistics.probability_of_improvement, *sets),
-        "gain": statistics.interval(statistics.paired_improvement, *sets, paired=True)
-        if len(ours) == len(theirs)
-        else None,
+        "gain": over_levels(gain(len(ours)), *ours, *theirs),
+        "probability_of_improvement": over_levels(better, *ours, *theirs),
     }
 
 
@@ -92,7 +110,11 @@ def main() -> None:
     def raw(name: str) -> np.ndarray:
         return np.stack([comparison.curves[Trial(env, steps)][name].final for env in HELD_OUT]).astype(np.float64)
 
-    unit = np.maximum(raw("a2c").mean(1, keepdims=True), 1e-6)
+    unit = raw("a2c").mean(1, keepdims=True)
+    if not (unit > 0).all():
+        raise SystemExit(
+            f"A2C comes to {unit[:, 0]} in {HELD_OUT}, by which nothing can be measured: give it more --updates."
+        )
     a2c = raw("a2c") / unit
     found = {name: [raw(f"{name} {run}") / unit for run in runs] for name, runs in searches.items()}
     report = {
@@ -106,7 +128,7 @@ def main() -> None:
         },
         "searches": {
             name: judge(found[name], [raw(fingerprint(x)) / unit for x in began[name]], a2c)
-            | {"records": records[name], "scores": [x.round(4).tolist() for x in found[name]]}
+            | {"records": records[name]}
             for name in searches
         },
         "comparisons": {
@@ -114,7 +136,7 @@ def main() -> None:
             for ours, theirs in itertools.combinations(searches, 2)
         },
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    args.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     for name, each in report["searches"].items():
         print(f"{name}: {each['iqm']:.2f}, began {each['began_iqm']:.2f}, meta-seeds {each['iqm_by_meta_seed']}")
 

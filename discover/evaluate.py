@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import operator
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +18,12 @@ import numpy as np
 import learned_objectives as lo
 from discover import references, statistics
 from discover.agent import Agent, AgentConfig
+from discover.names import unknown
 from discover.record import made_with
 from discover.setups import LossConfig, usual_setup
 from discover.statistics import Interval, iqm_interval
 from discover.store import flatten, locked, write_text
-from discover.train import as_json, make_directory, make_life, require_counts, resolve_objective, train
+from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
 
 Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
 
@@ -32,7 +35,7 @@ class Trial(NamedTuple):
     total_steps: int  # environment steps of each agent, as asked for
 
     def __str__(self) -> str:
-        return f"{self.env}, {short(self.total_steps)}"
+        return f"{self.env}, {self.total_steps:,} steps"
 
 
 class Curve(NamedTuple):
@@ -60,7 +63,7 @@ class Comparison(NamedTuple):
     def common(self) -> list[Trial]:
         """Trials that every objective took part in and whose environment has references: what scores are made of."""
         everybody = set(self.objectives)
-        return [t for t, curves in self.curves.items() if set(curves) == everybody and references.known(t.env)]
+        return [t for t, curves in self.curves.items() if set(curves) == everybody and references.of(t.env)]
 
     def scores(self, objective: str) -> np.ndarray:
         """f64[trials, S]: final returns in the common trials, 0 what a random policy gets and 1 what PPO does."""
@@ -69,6 +72,8 @@ class Comparison(NamedTuple):
     def summary(self, baseline: str | None = None) -> dict[str, dict[str, Interval]]:
         """Statistics of the scores by objective: IQM, median, optimality gap, and the probability of improvement over
         `baseline` (default: "ppo", if it is among them). Empty where there is nothing in common."""
+        if baseline is not None and baseline not in self.objectives:
+            raise unknown("baseline", baseline, self.objectives)
         if not self.common():
             return {}
         if baseline is None and "ppo" in self.objectives:
@@ -93,42 +98,37 @@ class Comparison(NamedTuple):
         several = len({t.total_steps for t in self.curves}) > 1
         rows = [["environment", *self.objectives]]
         for trial, curves in self.curves.items():
-            cells = (str(iqm_interval(curves[name].final)) if name in curves else "-" for name in self.objectives)
+            found = {name: iqm_interval(curve.final) for name, curve in curves.items()}
+            digits = ".1f" if max(abs(x) for i in found.values() for x in i) >= 10 else ".2f"
+            cells = (f"{found[name]:{digits}}" if name in found else "-" for name in self.objectives)
             rows.append([str(trial) if several else trial.env, *cells])
         parts = [_aligned(rows)]
         if summary := self.summary():
             names = list(dict.fromkeys(name for each in summary.values() for name in each))
-            rows = [[f"score, {len(self.common())} trials", *names]]
+            rows = [[f"score, {_count(len(self.common()), 'trial')}", *names]]
             for objective, each in summary.items():
                 rows.append([objective, *(f"{each[n]:.2f}" if n in each else "-" for n in names)])
             parts.append(_aligned(rows))
         parts += [f"{name} in {env}: {why}" for (name, env), why in self.misfits.items()]
         return "\n\n".join(parts)
 
-    def as_json(self) -> dict[str, Any]:
-        """What `evaluation.json` says of returns and statistics."""
+    def statistics(self) -> dict[str, Any]:
+        """For evaluation.json: the IQM of every cell, the summary, and the references by which its scores were made."""
         return {
-            "cells": [
+            "iqm": [
                 {
                     "env": trial.env,
                     "total_steps": trial.total_steps,
                     "objective": name,
-                    "env_steps": curve.env_steps.tolist(),
-                    "returns": as_json(curve.returns),
-                    "iqm": list(iqm_interval(curve.final)),
+                    "iqm": _finite(iqm_interval(c.final)),
                 }
                 for trial, curves in self.curves.items()
-                for name, curve in curves.items()
+                for name, c in curves.items()
             ],
-            "misfits": [{"objective": n, "env": e, "why": why} for (n, e), why in self.misfits.items()],
             "scored": [list(t) for t in self.common()],
-            "summary": {name: {k: list(v) for k, v in each.items()} for name, each in self.summary().items()},
+            "summary": {name: {k: _finite(v) for k, v in each.items()} for name, each in self.summary().items()},
+            "references": {t.env: references.of(t.env) for t in self.common()},
         }
-
-    def renamed(self, names: Mapping[str, str]) -> Comparison:
-        """The same with other names for objectives."""
-        curves = {t: {names.get(n, n): c for n, c in by.items()} for t, by in self.curves.items()}
-        return Comparison(curves, {(names.get(n, n), e): why for (n, e), why in self.misfits.items()})
 
 
 def evaluate(
@@ -158,17 +158,16 @@ def evaluate(
     Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were
     got otherwise.
     """
-    specs = objectives if isinstance(objectives, Mapping) else {os.fspath(o): o for o in objectives}
-    budgets = [total_steps] if isinstance(total_steps, int) else list(dict.fromkeys(total_steps))
-    if not specs or not envs or not budgets:
-        raise ValueError("evaluate needs at least one objective, one environment and one budget.")
-    require_counts(num_seeds=num_seeds, num_evals=num_evals)
+    specs, envs, budgets = _asked(objectives, envs, total_steps)
+    num_seeds, num_evals, seed = (operator.index(n) for n in (num_seeds, num_evals, seed))
+    require_counts(num_seeds=num_seeds, num_evals=num_evals, chunk=1 if chunk is None else chunk)
+    require_seed(seed)
     if num_seeds < 2:
         raise ValueError(
             "evaluate tells intervals, which need at least 2 seeds, and num_seeds is 1: see `train` for one."
         )
     loaded = {name: resolve_objective(spec) for name, spec in specs.items()}
-    setups = {env: (agent or usual_setup(env).agent, loss or usual_setup(env).loss) for env in dict.fromkeys(envs)}
+    setups = {env: (agent or usual_setup(env).agent, loss or usual_setup(env).loss) for env in envs}
     misfits = _misfits(loaded, setups, budgets)
     plan = [
         (Trial(env, budget), name)
@@ -200,22 +199,49 @@ def evaluate(
             if (trial, name) not in done:
                 done[trial, name] = train_cell(trial, name)
                 if directory is not None:
-                    _write(directory, Comparison(_arranged(done), misfits), settings)
+                    _write(directory, done, misfits, settings)
             if progress is not None:
                 progress(f"{trial}  {name}  IQM {iqm_interval(done[trial, name].final)}")
         comparison = Comparison(_arranged({cell: done[cell] for cell in plan}), misfits)
         if directory is not None:
-            _write(directory, Comparison(_arranged(done), misfits), settings)
-            draw(directory, comparison)
+            _write(directory, done, misfits, settings, comparison)
+            try:
+                draw(directory, comparison)
+            except OSError as error:  # the results are safe, and worth more than their figures
+                (progress or warnings.warn)(f"The figures could not be written ({error.strerror}); the results were.")
     return comparison
+
+
+def _asked(objectives, envs, total_steps):
+    """({name: spec}, environments, budgets), each once."""
+    if isinstance(objectives, (str, os.PathLike, lo.Objective, lo.Drift)) or isinstance(envs, str):
+        raise ValueError(
+            "evaluate takes lists of objectives and of environments, and was given a single one without a list."
+        )
+    if not isinstance(objectives, Mapping):
+        if any(isinstance(o, (lo.Objective, lo.Drift)) for o in objectives):
+            raise ValueError("an objective itself needs a name to be listed by: give {'mine': objective}.")
+        objectives = {os.fspath(o): o for o in objectives}
+    budgets = total_steps if isinstance(total_steps, (tuple, list, np.ndarray)) else [total_steps]
+    budgets = list(dict.fromkeys(operator.index(n) for n in budgets))
+    if not objectives or not envs or not budgets:
+        raise ValueError("evaluate needs at least one objective, one environment and one budget.")
+    return {str(name): spec for name, spec in objectives.items()}, list(dict.fromkeys(envs)), budgets
 
 
 def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:
     """Which objectives do not fit where; raises for what fits none."""
     out = {}
     for env, (config, _) in setups.items():
+        lives: dict[int, int] = {}  # updates -> budget
         for budget in budgets:
-            learner, *_ = make_life(env, config, budget)
+            learner, _, updates = make_life(env, config, budget)
+            if updates in lives:
+                raise ValueError(
+                    f"budgets of {lives[updates]:,} and {budget:,} environment steps are the same life of "
+                    f"{_count(updates, 'update')} in {env}: leave one out."
+                )
+            lives[updates] = budget
         Agent.fit(learner.env, config, lo.Mirror())  # what any objective needs
         for name, objective in loaded.items():
             try:
@@ -247,14 +273,14 @@ def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> 
         return {}
     try:
         report = json.loads(path.read_text())
-        theirs, cells = flatten(report["settings"]), report["cells"]
-        done = {
-            (Trial(c["env"], c["total_steps"]), c["objective"]): Curve(
-                np.asarray(c["returns"], np.float32), np.asarray(c["env_steps"], np.int64)
-            )
-            for c in cells
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
+        theirs = flatten({name: report["settings"][name] for name in settings})
+        done = {}
+        for cell in report["cells"]:
+            trial, name, curve = _read_cell(cell, report["settings"])
+            if (trial, name) in done:
+                raise ValueError("a cell is there twice")
+            done[trial, name] = curve
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise ValueError(f"{path} is not a readable evaluation: choose another --out, or remove it.") from None
     mine = flatten(settings)
     for name in sorted(mine.keys() & theirs.keys()):
@@ -277,14 +303,46 @@ def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> 
     return done
 
 
-def _write(directory: Path, comparison: Comparison, settings: Mapping[str, Any]) -> None:
+def _read_cell(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Trial, str, Curve]:
+    """One cell of a results file; ValueError, KeyError or TypeError if it is not whole."""
+    curve = Curve(np.asarray(cell["returns"], np.float32), np.asarray(cell["env_steps"], np.int64))
+    whole = curve.returns.shape == (settings["num_seeds"], curve.env_steps.size) and curve.env_steps.ndim == 1
+    known = cell["env"] in settings["setups"] and cell["objective"] in settings["objectives"]
+    if not whole or not known or curve.env_steps.size == 0:
+        raise ValueError("a cell is not whole")
+    return Trial(cell["env"], operator.index(cell["total_steps"])), cell["objective"], curve
+
+
+def _write(directory: Path, done, misfits, settings: Mapping[str, Any], comparison: Comparison | None = None) -> None:
+    """Every cell there is, what did not fit, and, once all is done, the statistics of what was asked for."""
     path = directory / "evaluation.json"
-    before = json.loads(path.read_text())["settings"] if path.exists() else {}
+    before = json.loads(path.read_text()) if path.exists() else {"settings": {}, "misfits": []}
     merged = dict(settings)
     for name in ("setups", "objectives"):  # of what a call before this one was about
-        merged[name] = before.get(name, {}) | settings[name]
-    report = {"made_with": made_with(), "references": references.origin(), "settings": merged} | comparison.as_json()
-    write_text(path, json.dumps(report) + "\n")
+        merged[name] = before["settings"].get(name, {}) | settings[name]
+    known = {(m["objective"], m["env"]): m["why"] for m in before["misfits"]} | misfits
+    report = {
+        "made_with": made_with(),
+        "settings": merged,
+        "misfits": [{"objective": name, "env": env, "why": why} for (name, env), why in known.items()],
+        "cells": [
+            {
+                "env": trial.env,
+                "total_steps": trial.total_steps,
+                "objective": name,
+                "env_steps": curve.env_steps.tolist(),
+                "returns": as_json(curve.returns),
+            }
+            for (trial, name), curve in done.items()
+        ],
+        "statistics": None if comparison is None else comparison.statistics(),
+    }
+    write_text(path, json.dumps(report, allow_nan=False) + "\n")
+
+
+def _finite(interval: Interval) -> list[float | None]:
+    """For JSON, which has no infinity: the worst there is, of agents without a return, becomes null."""
+    return [x if np.isfinite(x) else None for x in interval]
 
 
 def draw(directory: Path, comparison: Comparison) -> list[Path]:
@@ -297,7 +355,7 @@ def draw(directory: Path, comparison: Comparison) -> list[Path]:
         name = trial.env.replace("/", "_").replace("@", "_") + (f"_{trial.total_steps}" if several else "")
         figures[name] = plots.learning_curves(curves, title=str(trial) if several else trial.env)
     if summary := comparison.summary():
-        figures["scores"] = plots.intervals(summary, title=f"{len(comparison.common())} trials")
+        figures["scores"] = plots.intervals(summary, title=_count(len(comparison.common()), "trial"))
     if several:
         figures["budgets"] = plots.budgets(comparison)
     for name, figure in figures.items():
@@ -305,12 +363,8 @@ def draw(directory: Path, comparison: Comparison) -> list[Path]:
     return [directory / f"{name}.png" for name in figures]
 
 
-def short(count: int) -> str:
-    """1500000 -> 1.5M."""
-    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if count >= size:
-            return f"{count / size:.4g}{letter}"
-    return str(count)
+def _count(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -50,11 +50,14 @@ def keep_programs() -> None:
     Under the user's cache directory, apart for each kind of processor, whose instructions a program may use. A directory that
     the user has named to JAX, as JAX_COMPILATION_CACHE_DIR for one, is left as it is.
     """
-    if jax.config.jax_compilation_cache_dir or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    except (RuntimeError, OSError):  # nobody's home
+        return
     features = "".join(
         sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}) or lines
     )

@@ -99,7 +99,7 @@ def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "")
     rows = {objective: len(summary) - 1 - i for i, objective in enumerate(summary)}
     for axis, name in zip(axes, names, strict=True):
         for colour, (objective, each) in zip(_cycle(len(summary)), summary.items(), strict=True):
-            if name in each:
+            if name in each and np.isfinite(each[name]).all():  # agents without a return have no place on an axis
                 value, low, high = each[name]
                 axis.barh(rows[objective], high - low, left=low, height=0.6, color=colour, alpha=0.4)
                 axis.plot([value, value], [rows[objective] - 0.3, rows[objective] + 0.3], color=colour, linewidth=2)
@@ -130,8 +130,12 @@ def budgets(comparison: Comparison) -> Figure:
             ]
             if seen:
                 x, y = zip(*seen, strict=True)
-                axis.plot(x, [i.value for i in y], color=colour, marker="o", label=name)
-                axis.fill_between(x, [i.low for i in y], [i.high for i in y], color=colour, alpha=0.2, linewidth=0)
+                value, low, high = np.where(
+                    np.isfinite(y), y, np.nan
+                ).T  # agents without a return have no place on an axis
+                axis.plot(x, value, color=colour, marker="o", label=name)
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.set_xlim(0.9 * trials[0].total_steps, 1.1 * trials[-1].total_steps)
         axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=env)
         axis.legend(frameon=False)
         axis.grid(alpha=0.25)

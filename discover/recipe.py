@@ -133,7 +133,7 @@ def recipe_of(record: Mapping[str, Any]) -> Recipe:
 
     Raises ValueError if there is none, or one of another version's fields.
     """
-    if "recipe" not in record:
+    if not isinstance(record, Mapping) or not isinstance(record.get("recipe"), Mapping):
         raise ValueError("this record holds no recipe: its objective was not made by `discover meta-train`.")
     try:
         return _rebuild(Recipe, record["recipe"])

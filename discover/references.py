@@ -20,14 +20,13 @@ def _load() -> dict[str, Any]:
     return json.loads(PATH.read_text())
 
 
-def origin() -> dict[str, Any]:
-    """Date, commit, machine and versions of the measurement."""
-    return {name: value for name, value in _load().items() if name != "envs"}
-
-
-def known(env: str) -> bool:
-    """Whether there are references for an environment."""
-    return env in _load()["envs"]
+def of(env: str) -> dict[str, Any] | None:
+    """What is recorded of an environment: random, ppo, total_steps, and where they were measured; None if nothing is, or if PPO
+    is no better than chance there, by which no score can be told."""
+    row = _load()["envs"].get(env)
+    if row is None or not row["ppo"] - row["random"] > 0.01 * abs(row["random"]):
+        return None
+    return row
 
 
 def normalise(env: str, returns: np.ndarray) -> np.ndarray:
@@ -35,7 +34,7 @@ def normalise(env: str, returns: np.ndarray) -> np.ndarray:
 
     Raises ValueError where there are no references.
     """
-    if not known(env):
-        raise ValueError(f"no references are recorded for {env}, only for {', '.join(_load()['envs'])}.")
-    row = _load()["envs"][env]
+    row = of(env)
+    if row is None:
+        raise ValueError(f"no references are recorded for {env}, only for {', '.join(filter(of, _load()['envs']))}.")
     return (np.asarray(returns, np.float64) - row["random"]) / (row["ppo"] - row["random"])

@@ -62,8 +62,12 @@ def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarr
 
 
 def paired_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Mean of ours - theirs where seed s of both met the same task with the same keys: resample both by the same draw."""
-    return (np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).mean((-2, -1))
+    """Mean of ours - theirs where seed s of both met the same task with the same keys: resample both by the same draw. Where
+    neither has a return, neither is ahead."""
+    ours, theirs = _worst(ours), _worst(theirs)
+    with np.errstate(invalid="ignore"):
+        gain = np.where(ours == theirs, 0.0, ours - theirs)
+    return gain.mean((-2, -1))
 
 
 def interval(
@@ -73,30 +77,36 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of one or two sets of scores f[E, S] (or f[S], of one environment) and its interval.
+    """A statistic of one or more sets of scores f[E, S] (or f[S], of one environment) and its interval.
 
     Args:
       statistic: takes each set as f64[..., E, S] and returns f64[...].
       paired: whether seed s is the same task in all sets, so that what is drawn for one is drawn for all.
       level: of the interval.
 
-    Raises ValueError for fewer than two seeds, of which nothing can be said.
+    Raises ValueError for fewer than two seeds, of which nothing can be said, and for sets of different environments.
     """
     sets = [np.atleast_2d(np.asarray(x, np.float64)) for x in scores]
-    if min(x.shape[-1] for x in sets) < 2:
-        raise ValueError("an interval needs at least 2 seeds, and there is 1: give --num-seeds 2 or more.")
+    fewest = min(x.shape[-1] for x in sets)
+    if fewest < 2:
+        raise ValueError(f"an interval needs at least 2 seeds, and there is {fewest}: give --num-seeds 2 or more.")
+    if len({x.shape[0] for x in sets}) > 1:
+        raise ValueError(f"scores must be of the same environments, and have shapes {[x.shape for x in sets]}.")
     if paired and len({x.shape for x in sets}) > 1:
         raise ValueError(f"paired scores must have one shape, and have {[x.shape for x in sets]}.")
     generator = np.random.default_rng(seed)
-    drawn, index = [], None
-    for x in sets:
-        if index is None or not paired:
-            index = generator.integers(0, x.shape[-1], (SAMPLES, *x.shape))
-        drawn.append(np.take_along_axis(x[None], index, axis=-1))
+    block = max(1, 2_000_000 // (sets[0].shape[0] * max(x.shape[-1] for x in sets) ** 2))  # so that memory stays small
+    samples = []
     with np.errstate(invalid="ignore"):  # a mean of an infinite worst is infinite, and so is its interval
-        samples = statistic(*drawn)
+        for count in (min(block, SAMPLES - done) for done in range(0, SAMPLES, block)):
+            drawn, index = [], None
+            for x in sets:
+                if index is None or not paired:
+                    index = generator.integers(0, x.shape[-1], (count, *x.shape))
+                drawn.append(np.take_along_axis(x[None], index, axis=-1))
+            samples.append(statistic(*drawn))
         value = statistic(*sets)
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    low, high = np.quantile(np.concatenate(samples), [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return Interval(float(value), float(low), float(high))
 
 

@@ -72,8 +72,7 @@ def train(
     require_counts(num_seeds=num_seeds, num_evals=num_evals)
     if chunk is not None:
         require_counts(chunk=chunk)
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
+    require_seed(seed)
     learner = Agent.fit(learner.env, learner.config, loaded)
     directory = None if out is None else make_directory(out)
     if directory is not None:
@@ -191,6 +190,11 @@ def require_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, and is {count}.")
+
+
+def require_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
 
 
 def as_json(returns: np.ndarray) -> list:

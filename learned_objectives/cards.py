@@ -6,6 +6,7 @@ closed forms the texts below. Nothing in it is measured here.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def card(name_or_path: str | os.PathLike) -> str:
     name = os.fspath(name_or_path)
     objective = load(name)
     how = {"card": TEXTS[name]} if name in CLOSED_FORMS else record(name)
-    said = how.get("card", {})
+    said = _mapping(how, "card")
     parts = [
         f"# {Path(name).stem if name.endswith('.safetensors') else name}",
         said.get("summary", ""),
@@ -72,26 +73,30 @@ def _section(title: str, text: str) -> str:
 
 
 def _made(how: Mapping[str, Any]) -> str:
-    if "recipe" not in how:
+    recipe = _mapping(how, "recipe")
+    if not recipe:
         return ""
-    recipe = how["recipe"]
-    search = "evolution" if recipe["method"] == "evolution" else "meta-gradients"
+    search = {"evolution": "evolution", "metagrad": "meta-gradients"}.get(str(recipe.get("method")), "a search")
+    steps, spent = recipe.get("total_steps"), how.get("env_steps")
     rows = [
-        ("recipe", f"`{recipe['name']}`, by {search}, seed {how['seed']}"),
-        ("trained on", ", ".join(recipe["envs"])),
-        (
-            "a life",
-            f"{recipe['total_steps']:,} environment steps" if recipe["total_steps"] else "as the worlds have it",
-        ),
-        ("steps of the search", f"{how['generation']} of {how['generations']}"),
-        ("environment steps in all", f"{how['env_steps']:.3g}"),
-        ("return at each evaluation", _curve(how.get("evaluations", {}))),
-        ("chosen", how.get("card", {}).get("chosen", "the best evaluated mean of the search")),
-        ("device", how["device"]),
-        ("made with", ", ".join(f"{k} {v}" for k, v in how["versions"].items() if v)),
-        ("commit", how["commit"] or "unknown"),
+        ("recipe", f"`{recipe.get('name')}`, by {search}, seed {how.get('seed')}"),
+        ("trained on", ", ".join(map(str, recipe.get("envs", ())))),
+        ("a life", f"{steps:,} environment steps" if steps else "as the worlds have it"),
+        ("steps of the search", f"{how.get('generation')} of {how.get('generations')}"),
+        ("environment steps in all", f"{spent:.3g}" if spent else ""),
+        ("return at each evaluation", _curve(_mapping(how, "evaluations"))),
+        ("chosen", _mapping(how, "card").get("chosen", "the best evaluated mean of the search")),
+        ("device", how.get("device")),
+        ("made with", ", ".join(f"{k} {v}" for k, v in _mapping(how, "versions").items() if v)),
+        ("commit", how.get("commit")),
     ]
     return "\n".join(f"- {name}: {value}" for name, value in rows if value)
+
+
+def _mapping(how: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a record, in which anybody may have saved anything."""
+    part = how.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _curve(evaluations: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
@@ -115,6 +120,8 @@ def _expects(objective: Objective | Drift) -> str:
             f"predict a value{time}. Targets once per rollout, over whole rollouts in time order."
         )
     drift = objective.drift if isinstance(objective, Mirror) else objective
+    if not isinstance(drift, Drift):
+        return ""
     needs = ["Advantages normalised over each minibatch to mean 0 and standard deviation 1"]
     if drift.needs_progress:
         needs.append("`Progress(step, lifetime)` in environment steps")
@@ -124,12 +131,15 @@ def _expects(objective: Objective | Drift) -> str:
 
 
 def _use(objective: Objective | Drift, name: str) -> str:
+    name = json.dumps(name)  # a string of Python's as well, with double quotes
     if isinstance(objective, LPG):
-        return f'import discover\n\ndiscover.train("{name}", env="gridworld/dense", total_steps=320_000)'
+        return f'import discover\n\ndiscover.train({name}, env="gridworld/dense", total_steps=320_000)'
     drift = objective.drift if isinstance(objective, Mirror) else objective
+    if not isinstance(drift, Drift):
+        return f"import discover\n\ndiscover.train({name})"
     progress = ", lo.Progress(step, lifetime)" if drift.needs_progress else ""
     return (
-        f'import learned_objectives as lo\n\nobjective = lo.load("{name}")\n'
+        f"import learned_objectives as lo\n\nobjective = lo.load({name})\n"
         f"policy_loss = -objective.surrogate(log_ratio, advantage{progress}).mean()"
     )
 

@@ -64,6 +64,20 @@ def test_a_file_without_a_record_has_a_card_too(tmp_path):
     assert "## How it was made" not in lo.card(tmp_path / "mine.safetensors")
 
 
+@lo.register
+class Custom(lo.Objective):
+    """Neither mirror learning nor an LPG."""
+
+
+@pytest.mark.parametrize(
+    "record", [{"recipe": "text"}, {"recipe": {"name": "x"}}, {"card": "text"}, {"evaluations": 3, "recipe": {"a": 1}}]
+)
+@pytest.mark.parametrize("objective", [lo.DPO(), Custom()])
+def test_a_card_makes_do_with_whatever_was_recorded(tmp_path, objective, record):
+    lo.save(objective, tmp_path / "mine.safetensors", record)
+    assert lo.card(tmp_path / "mine.safetensors").startswith("# mine\n")
+
+
 def test_no_card_without_an_objective():
     with pytest.raises(ValueError, match="did you mean 'dpo'"):
         lo.card("dpoo")

@@ -464,7 +464,20 @@ def test_a_cache_of_the_users_own_is_left_alone(here, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == ours
 
 
-def test_a_user_who_wants_no_cache_has_none(without_a_cache, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+def test_a_user_who_wants_no_cache_has_none(without_a_cache):
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        assert cli.main(["list"]) == 0
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_user_without_a_home_has_no_cache(without_a_cache, monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
     assert cli.main(["list"]) == 0
     assert jax.config.jax_compilation_cache_dir is None

@@ -10,7 +10,7 @@ import pytest
 import discover
 import learned_objectives as lo
 from discover import references
-from discover.evaluate import Comparison, Curve, Trial, evaluate, short
+from discover.evaluate import Comparison, Curve, Trial, evaluate
 from discover.store import locked
 
 ev = importlib.import_module("discover.evaluate")  # whose name the function of the public API has taken
@@ -113,22 +113,101 @@ def test_results_of_an_objective_that_has_changed_are_not_mixed_in(tmp_path):
         evaluate({"mine": mine}, [WORLD], out=tmp_path / "out", **SMALL)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"settings": {}, "cells": [{"env": "CartPole-v1"}]}'])
-def test_what_is_no_evaluation_is_refused_and_kept(tmp_path, text):
+def edited(change):
+    def edit(report):
+        change(report)
+        return json.dumps(report)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda report: "",
+        lambda report: "{}",
+        lambda report: "[1, 2]",
+        lambda report: json.dumps(report)[:-20],
+        edited(lambda r: r["settings"].pop("num_seeds")),
+        edited(lambda r: r["settings"].update(objectives=[])),
+        edited(lambda r: r["cells"].append(r["cells"][0])),
+        edited(lambda r: r["cells"][0].update(returns=[])),
+        edited(lambda r: r["cells"][0].update(returns=None)),
+        edited(lambda r: r["cells"][0]["returns"].pop()),
+        edited(lambda r: r["cells"][0]["env_steps"].pop()),
+        edited(lambda r: r["cells"][0].update(total_steps="1024")),
+        edited(lambda r: r["cells"][0].update(objective="dpo")),
+    ],
+)
+def test_what_is_no_evaluation_is_refused_and_kept(first, tmp_path, counted, edit):
+    report = json.loads((first[0] / "evaluation.json").read_text())
+    report["settings"]["objectives"].pop("dpo")
+    report["cells"] = report["cells"][:1]
+    text = edit(report)
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(ValueError, match="is not a readable evaluation"):
         evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
     assert (tmp_path / "evaluation.json").read_text() == text
+    assert not counted
 
 
-def test_an_objective_that_does_not_fit_is_named_and_the_others_go_on():
+def test_where_no_episode_ended_the_comparison_is_told_all_the_same(tmp_path, strict_figures):
+    """Acrobot's first episodes outlast these lives; a return that nobody has is neither a crash nor a number."""
+    sizes = {"num_seeds": 2, "num_evals": 2, "total_steps": (512, 1024)}
+    comparison = evaluate(["ppo", "dpo"], ["Acrobot-v1"], out=tmp_path, **sizes)
+    assert "-inf" in comparison.table()
+    report = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert report["statistics"]["iqm"][0]["iqm"] == [None, None, None]
+    assert (tmp_path / "budgets.png").exists()
+    assert (tmp_path / "scores.png").exists()
+
+
+@pytest.fixture
+def strict_figures():
+    """What a figure warns of is an error."""
+    with np.errstate(all="raise"):
+        yield
+
+
+def test_figures_that_cannot_be_written_cost_no_results(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ev, "draw", full)
+    said = []
+    comparison = evaluate(["ppo"], [WORLD], out=tmp_path, progress=said.append, **SMALL)
+    assert said[-1] == "The figures could not be written (No space left on device); the results were."
+    assert "probe/action" in comparison.table()
+    assert json.loads((tmp_path / "evaluation.json").read_text())["statistics"]
+
+
+def test_the_results_name_the_references_of_their_scores(tmp_path):
+    evaluate(["ppo"], ["CartPole-v1"], out=tmp_path, **SMALL)
+    statistics = json.loads((tmp_path / "evaluation.json").read_text())["statistics"]
+    assert statistics["references"]["CartPole-v1"] == references.of("CartPole-v1")
+    assert statistics["references"]["CartPole-v1"]["measured"]["commit"]
+
+
+def test_where_ppo_is_no_better_than_chance_there_is_no_score(monkeypatch):
+    rows = {"flat": {"random": -200.0, "ppo": -200.0}, "good": {"random": -200.0, "ppo": -100.0}}
+    monkeypatch.setattr(references, "_load", lambda: {"envs": rows})
+    assert references.of("flat") is None
+    with pytest.raises(ValueError, match="no references are recorded for flat, only for good"):
+        references.normalise("flat", np.zeros(2))
+
+
+def test_an_objective_that_does_not_fit_is_named_and_the_others_go_on(tmp_path):
     lpg = lo.LPG.create(jax.random.key(0), hidden=4, predictions=2, cell="gru")
     small = discover.AgentConfig(num_envs=2, num_steps=16, num_minibatches=1)
-    comparison = evaluate(
-        {"ppo": "ppo", "lpg": lpg}, ["Pendulum-v1"], agent=small, **SMALL | {"total_steps": 64, "num_seeds": 2}
-    )
+    sizes = {"agent": small, "out": tmp_path, "total_steps": 64, "num_seeds": 2}
+    comparison = evaluate({"ppo": "ppo", "lpg": lpg}, ["Pendulum-v1"], **sizes)
     assert comparison.objectives == ["ppo"]
     assert "lpg in Pendulum-v1: LPG reads the probability of an action" in comparison.table()
+    evaluate(["ppo"], ["Pendulum-v1"], **sizes)  # what did not fit before is still said
+    (misfit,) = json.loads((tmp_path / "evaluation.json").read_text())["misfits"]
+    assert (misfit["objective"], misfit["env"]) == ("lpg", "Pendulum-v1")
+    with pytest.raises(ValueError, match="no objective fits any environment: LPG reads"):
+        evaluate({"lpg": lpg}, ["Pendulum-v1"], agent=small, total_steps=64)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +219,12 @@ def test_an_objective_that_does_not_fit_is_named_and_the_others_go_on():
         (["ppo"], [WORLD], {"total_steps": ()}, "one budget"),
         (["ppo"], [WORLD], {"total_steps": (1024, 3)}, "at least one rollout"),
         ([], [WORLD], {}, "at least one objective"),
+        ("ppo", [WORLD], {}, "takes lists"),
+        (["ppo"], WORLD, {}, "takes lists"),
+        ([lo.DPO()], [WORLD], {}, "needs a name to be listed by"),
+        (["ppo"], [WORLD], {"total_steps": (1024, 1025)}, "are the same life of 2 updates"),
+        (["ppo"], [WORLD], {"seed": -1}, "seed must be in"),
+        (["ppo"], [WORLD], {"chunk": 0}, "chunk must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(counted, tmp_path, objectives, envs, changes, sentence):
@@ -180,12 +265,7 @@ def test_a_table_names_budgets_where_there_are_several():
     comparison = made_up(ppo=[1.0, 2.0])
     assert comparison.table().splitlines()[1].startswith("CartPole-v1  ")
     more = Comparison(comparison.curves | {Trial(WORLD, 2_500_000): comparison.curves[Trial(WORLD, 1000)]}, {})
-    assert more.table().splitlines()[4].startswith("probe/action, 2.5M  ")
-
-
-@pytest.mark.parametrize(("count", "text"), [(999, "999"), (20_480, "20.48k"), (1_000_000, "1M"), (1_500_000, "1.5M")])
-def test_budgets_are_written_short(count, text):
-    assert short(count) == text
+    assert more.table().splitlines()[4].startswith("probe/action, 2,500,000 steps  ")
 
 
 def test_the_figures_show_every_objective():
@@ -198,3 +278,8 @@ def test_the_figures_show_every_objective():
         "P(better than ppo)",
     ]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ppo", "dpo"]
+
+
+def test_a_baseline_that_took_no_part_is_refused():
+    with pytest.raises(ValueError, match="Unknown baseline 'poo'; did you mean 'ppo'"):
+        made_up(ppo=[1.0, 2.0]).summary("poo")

@@ -77,6 +77,22 @@ def test_of_a_single_seed_no_interval_is_told():
     assert st.iqm_interval(np.array([2.0])) == (2.0, 2.0, 2.0)
 
 
+def test_memory_stays_small_and_blocks_change_nothing():
+    ours, theirs = (np.random.default_rng(i).normal(size=(2, 200)) for i in (0, 1))
+    found = st.interval(st.probability_of_improvement, ours, theirs)  # 5000 x 2 x 200 x 200 at once would be 3 GB
+    assert found.low < found.value < found.high
+
+
+def test_without_a_return_on_either_side_nobody_is_ahead():
+    assert st.paired_improvement(np.array([[np.nan, 2.0]]), np.array([[np.nan, 1.0]])) == 0.5
+    assert st.paired_improvement(np.array([[np.nan, 2.0]]), np.array([[0.0, 1.0]])) == -np.inf
+
+
+def test_scores_of_different_environments_are_refused():
+    with pytest.raises(ValueError, match="of the same environments"):
+        st.interval(st.probability_of_improvement, SCORES, OTHERS[:1])
+
+
 def test_paired_scores_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         st.interval(st.paired_improvement, SCORES, OTHERS, paired=True)
