@@ -21,10 +21,20 @@ from learned_objectives.library import WEIGHTS
 VALIDATION = "gridworld/medium"
 
 SUMMARIES = {
-    "lpg": "A learned policy gradient, found by meta-gradient on small random grid worlds: what to predict, and what to do.",
-    "groove": "`lpg` found with a curriculum: lives are replayed where it falls furthest behind A2C.",
-    "lpg_es": "A learned policy gradient found by evolution on small random grid worlds, over lives of different length.",
-    "ta_lpg": "`lpg_es` that is shown how far its agent's life has come, and how long that life is.",
+    "lpg": (
+        "A learned policy gradient, found by meta-gradient on small random grid worlds: what to predict, and what to do.",
+        "Oh et al. 2020, arXiv:2007.08794",
+    ),
+    "groove": (
+        "A learned policy gradient, found by meta-gradient on small random grid worlds, where lives are replayed in those worlds "
+        "in which it falls furthest behind A2C.",
+        "Jackson et al. 2023, arXiv:2310.02782",
+    ),
+    "ta_lpg": (
+        "A time-aware learned policy gradient, found by evolution on small random grid worlds and lives of different length: it "
+        "is shown how far its agent's life has come, and how long that life is.",
+        "Jackson et al. 2024, arXiv:2402.05828",
+    ),
 }
 
 
@@ -84,7 +94,8 @@ def main() -> None:
         raise SystemExit(f"{source} is not what {args.worlds} judged: name the runs in the same order.")
     objective, rows = lo.load(source), tested(worlds, args.search, which)
     card = {
-        "summary": SUMMARIES[args.name],
+        "summary": SUMMARIES[args.name][0],
+        "reference": SUMMARIES[args.name][1],
         "chosen": f"the best of {len(runs)} meta-seeds on 16 held-out levels of {VALIDATION}; within it, the best evaluated mean",
         "score": "IQM of final returns over 16 levels and agents, in units of A2C's mean, with its 95% bootstrap interval",
         "tested": rows,

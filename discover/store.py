@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import learned_objectives as lo
 
@@ -46,7 +47,7 @@ class Store:
         if generation not in self._manager.all_steps():
             try:
                 with _quiet_tensorstore():
-                    self._manager.save(generation, args=_orbax().args.StandardSave(state))
+                    self._manager.save(generation, args=_orbax().args.StandardSave(_filled(state)))
                     self._manager.wait_until_finished()
             except Exception as error:  # whatever a full disk makes tensorstore raise
                 full = "No space left on device"
@@ -61,7 +62,7 @@ class Store:
 
         Newer ones that cannot be read are set aside once an older one could: only then is it they that are at fault.
         """
-        abstract = jax.tree.map(_abstract, template)
+        abstract = jax.tree.map(_abstract, _filled(template))
         unreadable: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -71,7 +72,7 @@ class Store:
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable)
-                return step, state
+                return step, jax.tree.map(lambda x, like: x if like.size else like, state, template)
         if unreadable:
             raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start anew.")
         return None
@@ -204,6 +205,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return out
+
+
+def _filled(tree: PyTree) -> PyTree:
+    """With one zero in every array that has no element, such as an LSTM's second bias: checkpoints cannot hold an empty one."""
+    return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -19,7 +19,7 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import evolution_search, run
+from discover import evolution_search, recipes, run
 from discover.evolution_search import EvolutionSearch
 from discover.store import RunError, open_run
 
@@ -414,3 +414,14 @@ def test_new_leaves_and_a_new_seed_compile_nothing():
         after = train(lo.Mirror(drift=lo.DPO(alpha=1.0, beta=0.3)), seed=1)
     assert compilations.count == 0
     assert (before.returns != after.returns).any()
+
+
+@pytest.mark.parametrize("name", ["lpg", "ta_lpg_small"])
+def test_an_objective_survives_a_checkpoint(name, tmp_path):
+    """An LSTM's too, whose second bias has no element."""
+    state = jax.tree.map(np.asarray, recipes.get(name).template())
+    with open_run(tmp_path, recipes.get(name)) as store:
+        store.save(3, state)
+        step, back = store.restore(state)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, back, state)
