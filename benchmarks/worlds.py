@@ -20,7 +20,8 @@ import numpy as np
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import statistics
-from discover.evaluate import Trial, evaluate, fingerprint
+from discover.comparison import Trial
+from discover.evaluate import evaluate, fingerprint
 from discover.recipe import recipe_of
 
 HELD_OUT = ("gridworld/small", "gridworld/medium", "gridworld/dense", "gridworld/sparse", "gridworld/long")

@@ -35,7 +35,8 @@ _refuse_shadow()
 
 from discover import plots, recipes  # noqa: E402
 from discover.agent import Agent, AgentConfig, Task  # noqa: E402
-from discover.evaluate import Comparison, evaluate  # noqa: E402
+from discover.comparison import Comparison  # noqa: E402
+from discover.evaluate import evaluate  # noqa: E402
 from discover.evolution import EvolutionConfig  # noqa: E402
 from discover.recipe import Recipe  # noqa: E402
 from discover.run import meta_train  # noqa: E402

@@ -10,125 +10,21 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 import learned_objectives as lo
-from discover import references, statistics
 from discover.agent import Agent, AgentConfig
-from discover.names import unknown
+from discover.comparison import Comparison, Curve, Trial, count_of
 from discover.record import made_with
 from discover.setups import LossConfig, usual_setup
-from discover.statistics import Interval, iqm_interval
+from discover.statistics import iqm_interval
 from discover.store import flatten, locked, write_text
 from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
 
 Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
-
-
-class Trial(NamedTuple):
-    """What objectives are compared on."""
-
-    env: str
-    total_steps: int  # environment steps of each agent, as asked for
-
-    def __str__(self) -> str:
-        return f"{self.env}, {self.total_steps:,} steps"
-
-
-class Curve(NamedTuple):
-    """How agents learned in a trial. `S` seeds, `E` evaluations."""
-
-    returns: np.ndarray  # f32[S, E], see TrainResult
-    env_steps: np.ndarray  # i64[E]
-
-    @property
-    def final(self) -> np.ndarray:
-        """f32[S]: each seed's mean return over the last stretch of its life."""
-        return self.returns[:, -1]
-
-
-class Comparison(NamedTuple):
-    """Curves by trial and objective, in the order they were asked for."""
-
-    curves: dict[Trial, dict[str, Curve]]
-    misfits: dict[tuple[str, str], str]  # (objective, environment) -> why that objective cannot train there
-
-    @property
-    def objectives(self) -> list[str]:
-        return list(dict.fromkeys(name for curves in self.curves.values() for name in curves))
-
-    def common(self) -> list[Trial]:
-        """Trials that every objective took part in and whose environment has references: what scores are made of."""
-        everybody = set(self.objectives)
-        return [t for t, curves in self.curves.items() if set(curves) == everybody and references.of(t.env)]
-
-    def scores(self, objective: str) -> np.ndarray:
-        """f64[trials, S]: final returns in the common trials, 0 what a random policy gets and 1 what PPO does."""
-        return np.stack([references.normalise(t.env, self.curves[t][objective].final) for t in self.common()])
-
-    def summary(self, baseline: str | None = None) -> dict[str, dict[str, Interval]]:
-        """Statistics of the scores by objective: IQM, median, optimality gap, and the probability of improvement over
-        `baseline` (default: "ppo", if it is among them). Empty where there is nothing in common."""
-        if baseline is not None and baseline not in self.objectives:
-            raise unknown("baseline", baseline, self.objectives)
-        if not self.common():
-            return {}
-        if baseline is None and "ppo" in self.objectives:
-            baseline = "ppo"
-        scores = {name: self.scores(name) for name in self.objectives}
-        out: dict[str, dict[str, Interval]] = {}
-        for name, mine in scores.items():
-            out[name] = {
-                "IQM": iqm_interval(mine),
-                "median": statistics.interval(statistics.median, mine),
-                "optimality gap": statistics.interval(statistics.optimality_gap, mine),
-            }
-            if baseline is not None and name != baseline:
-                out[name][f"P(better than {baseline})"] = statistics.interval(
-                    statistics.probability_of_improvement, mine, scores[baseline]
-                )
-        return out
-
-    def table(self) -> str:
-        """IQM of the final returns over seeds, with its 95% bootstrap interval; statistics of the scores over all trials; and
-        what did not fit."""
-        several = len({t.total_steps for t in self.curves}) > 1
-        rows = [["environment", *self.objectives]]
-        for trial, curves in self.curves.items():
-            found = {name: iqm_interval(curve.final) for name, curve in curves.items()}
-            digits = ".1f" if max(abs(x) for i in found.values() for x in i) >= 10 else ".2f"
-            cells = (f"{found[name]:{digits}}" if name in found else "-" for name in self.objectives)
-            rows.append([str(trial) if several else trial.env, *cells])
-        parts = [_aligned(rows)]
-        if summary := self.summary():
-            names = list(dict.fromkeys(name for each in summary.values() for name in each))
-            rows = [[f"score, {_count(len(self.common()), 'trial')}", *names]]
-            for objective, each in summary.items():
-                rows.append([objective, *(f"{each[n]:.2f}" if n in each else "-" for n in names)])
-            parts.append(_aligned(rows))
-        parts += [f"{name} in {env}: {why}" for (name, env), why in self.misfits.items()]
-        return "\n\n".join(parts)
-
-    def statistics(self) -> dict[str, Any]:
-        """For evaluation.json: the IQM of every cell, the summary, and the references by which its scores were made."""
-        return {
-            "iqm": [
-                {
-                    "env": trial.env,
-                    "total_steps": trial.total_steps,
-                    "objective": name,
-                    "iqm": _finite(iqm_interval(c.final)),
-                }
-                for trial, curves in self.curves.items()
-                for name, c in curves.items()
-            ],
-            "scored": [list(t) for t in self.common()],
-            "summary": {name: {k: _finite(v) for k, v in each.items()} for name, each in self.summary().items()},
-            "references": {t.env: references.of(t.env) for t in self.common()},
-        }
 
 
 def evaluate(
@@ -239,7 +135,7 @@ def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:
             if updates in lives:
                 raise ValueError(
                     f"budgets of {lives[updates]:,} and {budget:,} environment steps are the same life of "
-                    f"{_count(updates, 'update')} in {env}: leave one out."
+                    f"{count_of(updates, 'update')} in {env}: leave one out."
                 )
             lives[updates] = budget
         Agent.fit(learner.env, config, lo.Mirror())  # what any objective needs
@@ -340,11 +236,6 @@ def _write(directory: Path, done, misfits, settings: Mapping[str, Any], comparis
     write_text(path, json.dumps(report, allow_nan=False) + "\n")
 
 
-def _finite(interval: Interval) -> list[float | None]:
-    """For JSON, which has no infinity: the worst there is, of agents without a return, becomes null."""
-    return [x if np.isfinite(x) else None for x in interval]
-
-
 def draw(directory: Path, comparison: Comparison) -> list[Path]:
     """Figures: learning curves of each trial, scores over all of them, returns over budgets. Returns their paths."""
     from discover import plots
@@ -355,18 +246,9 @@ def draw(directory: Path, comparison: Comparison) -> list[Path]:
         name = trial.env.replace("/", "_").replace("@", "_") + (f"_{trial.total_steps}" if several else "")
         figures[name] = plots.learning_curves(curves, title=str(trial) if several else trial.env)
     if summary := comparison.summary():
-        figures["scores"] = plots.intervals(summary, title=_count(len(comparison.common()), "trial"))
+        figures["scores"] = plots.intervals(summary, title=count_of(len(comparison.common()), "trial"))
     if several:
         figures["budgets"] = plots.budgets(comparison)
     for name, figure in figures.items():
         figure.savefig(directory / f"{name}.png", dpi=150)
     return [directory / f"{name}.png" for name in figures]
-
-
-def _count(count: int, thing: str) -> str:
-    return f"{count} {thing}" + ("" if count == 1 else "s")
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

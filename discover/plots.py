@@ -22,7 +22,7 @@ from envs.gridworld import GridState, GridWorld, Level
 from learned_objectives import DPO, LPG, Clip, Drift, Mirror, Objective, Progress, Rollout
 
 if TYPE_CHECKING:
-    from discover.evaluate import Comparison, Curve, Trial
+    from discover.comparison import Comparison, Curve, Trial
 
 COLOURS = (
     "#0072B2",

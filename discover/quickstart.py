@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from discover import recipes
-from discover.evaluate import Comparison, evaluate
+from discover.comparison import Comparison
+from discover.evaluate import evaluate
 from discover.plots import draw_run
 from discover.run import meta_train
 from discover.store import open_run

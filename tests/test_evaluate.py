@@ -10,7 +10,8 @@ import pytest
 import discover
 import learned_objectives as lo
 from discover import references
-from discover.evaluate import Comparison, Curve, Trial, evaluate
+from discover.comparison import Comparison, Curve, Trial
+from discover.evaluate import evaluate
 from discover.store import locked
 
 ev = importlib.import_module("discover.evaluate")  # whose name the function of the public API has taken
