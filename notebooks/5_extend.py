@@ -4,7 +4,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/5_extend.ipynb)
 #
 # Four things of your own, one cell each: a drift, an environment, an evolution strategy, and an estimator of
-# meta-gradients. None of them needs a change to the toolkit. About three minutes on two quiet cores.
+# meta-gradients. None of them needs a change to the toolkit. It takes some minutes on two cores.
 
 # %%
 import subprocess
@@ -48,7 +48,7 @@ SMALL = "DISCOVER_NOTEBOOK_SMALL" in os.environ  # tiny sizes, which show that t
 seeds = 2 if SMALL else 16  # agents behind each curve
 life = 4_096 if SMALL else 40_960  # environment steps in which they learn
 short_life = 2_048 if SMALL else 10_240  # and in the searches
-generations = 2 if SMALL else 12
+generations = 2 if SMALL else 8
 population = 4 if SMALL else 24
 meta_gradients = 2 if SMALL else 20
 scratch = Path(tempfile.mkdtemp())
@@ -92,7 +92,8 @@ except lo.DriftLawError as error:
 
 # %% [markdown]
 # **Where does it differ from the clip?** The slope is 1 (pale) where nothing holds the agent back and 0 (red) where
-# there is nothing to gain; beyond the black line it pushes back to the old policy.
+# there is nothing to gain; beyond the black line it pushes back to the old policy. Blue is a slope above 1: the policy
+# has moved the wrong way, and is pushed harder than the gain alone would.
 
 # %%
 plots.drift_landscape({"PPO": lo.Clip(), "quadratic": Quadratic()})
@@ -247,12 +248,13 @@ for colour, (strategy, result) in zip(plots.COLOURS, results.items(), strict=Fal
     axis.plot(x, y.mean(1), color=colour, linewidth=2, marker=".", label=strategy)
     axis.fill_between(x, y.mean(1) - error, y.mean(1) + error, color=colour, alpha=0.2, linewidth=0)
 axis.set(xlabel="generation", ylabel="return at the end of a life", title="CartPole")
+axis.xaxis.get_major_locator().set_params(integer=True)
 axis.grid(alpha=0.25)
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
-# One search each, a dozen generations: enough to see that both run, not to say which is better. For that, repeat it
-# with several `seed`s and a step size tuned for each.
+# One search each, eight generations: enough to see that both run, not to say which is better. For that, repeat it with
+# several `seed`s and a step size tuned for each.
 #
 # ## An estimator of meta-gradients
 #
@@ -300,6 +302,7 @@ figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 for colour, marker, (estimator, values) in zip(plots.COLOURS, "os", rewards.items(), strict=False):
     axis.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=4, label=estimator)
 axis.set(xlabel="meta-gradients", ylabel="reward per step of the agents")
+axis.xaxis.get_major_locator().set_params(integer=True)
 axis.grid(alpha=0.25)
 _ = axis.legend(frameon=False)
 
