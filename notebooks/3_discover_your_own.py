@@ -99,7 +99,8 @@ half = discover.meta_train(replace(recipe, generations=generations // 2), out)
 
 # %% [markdown]
 # **How far has it come?** The light line is the population, one life each; the dark one the mean of the search with a
-# band of one standard error over its evaluation lives.
+# band of one standard error over its evaluation lives. The population lies below the mean, for its members are the mean
+# with noise on every number.
 
 # %%
 plots.search_curve(half.rows, title="Half way:")
@@ -166,7 +167,8 @@ print(comparison.table())
 # drift is what would. PPO's clip is the work of years; that a search of minutes comes near it from nothing is the
 # point.
 #
-# **When in their lives do the agents differ?** Bands are one standard error over seeds.
+# **When in their lives do the agents differ?** Bands are one standard error over seeds. The very first points are of
+# the few episodes that had ended by then; in Acrobot, where a quick end is a good one, they flatter.
 
 # %%
 curves_cartpole, curves_acrobot = comparison.curves.values()
