@@ -253,8 +253,8 @@ axis.grid(alpha=0.25)
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
-# One search each, eight generations: enough to see that both run, not to say which is better. For that, repeat it with
-# several `seed`s and a step size tuned for each.
+# One search each, eight generations of lives this short: enough to see that both run, not to say which is better, and
+# hardly to see either climb. For that, repeat it with several `seed`s and a step size tuned for each.
 #
 # ## An estimator of meta-gradients
 #
@@ -307,8 +307,9 @@ axis.grid(alpha=0.25)
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
-# The first points coincide, because both begin with the same rule, agents and worlds; after that each follows its own
-# gradient. So few steps do not rank them. They show that a new estimator is a function of six lines.
+# Both begin with the same rule, agents and worlds, so the curves begin together; the large rises and falls, which they
+# share, are worlds that come and go as lives end. Where the curves part, the rules have. So few steps do not rank the
+# two. They show that a new estimator is a function of a few lines.
 #
 # ## Give it back
 #
