@@ -45,8 +45,10 @@ def execute(notebook: nbformat.NotebookNode) -> None:
 
 def main(arguments: list[str]) -> int:
     small = "--small" in arguments or SMALL in os.environ
-    if small:
+    if small:  # nearly all of it is compilation, so let that be quick, and done once
         os.environ[SMALL] = "1"
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".jax_cache"))
     names = [name for name in arguments if name != "--small"]
     for source in [HERE / f"{Path(name).stem}.py" for name in names] or sources():
         notebook, began = from_source(source), time.monotonic()
