@@ -43,7 +43,7 @@ def test_an_animation_has_a_frame_for_each_state(episode):
 
 @pytest.mark.parametrize("time_aware", [False, True])
 def test_credit_is_the_difference_that_a_reward_makes(time_aware):
-    lpg = lo.LPG.groove(jax.random.key(0), hidden=4, time_aware=time_aware)
+    lpg = lo.LPG.groove(jax.random.key(0), hidden=16, time_aware=time_aware)
     figure = plots.credit(lpg, steps=6)
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 6]
     assert len(lines) == (3 if time_aware else 1)
