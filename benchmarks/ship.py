@@ -69,7 +69,7 @@ def losses(rows: list[dict[str, str]]) -> str:
     worse = [row["held-out levels of"] for row in rows if _value(row["this rule"]) < _value(row["A2C"])]
     said = f"Behind A2C, by IQM, on {', '.join(worse)}. " if worse else "Not behind A2C, by IQM, on any world above. "
     return (
-        f"{said}It was searched for minutes on two cores, in worlds of at most six by six cells, for tabular agents trained by "
+        f"{said}It was searched for minutes on one core, in worlds of at most six by six cells, for tabular agents trained by "
         "gradient descent at a rate of 40. Nothing is known of it with networks, other rates or other environments."
     )
 
