@@ -1,63 +1,213 @@
-"""What our PPO reaches, where the literature or a peer says what it should: `python -m benchmarks.returns`.
+"""What every objective comes to beside PPO: `python -m benchmarks.returns`, again to go on where it stopped.
 
-Long runs, not tests: the numbers are recorded in benchmarks/results with the machine and versions they came from.
+Same budget, agents, keys and settings for all objectives of a group; the settings are those of `usual_setup`, tuned for PPO
+alone. Three groups: drifts on classic control, MinAtar and Brax; update rules of LPG's family on games that have discrete
+actions, beside an A2C that takes one step per rollout as they do; and drifts in lives shorter and longer than the one that
+ours were searched in. Writes benchmarks/results/returns.json and a figure for each group, and learned_objectives/tested.json,
+from which cards are made.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from benchmarks.record import ROOT, provenance
+from discover import plots, recipes, references, statistics
+from discover.agent import AgentConfig
+from discover.comparison import Comparison, Trial, finite
+from discover.evaluate import evaluate, fingerprint
+from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
+from discover.store import write_text
+from discover.train import as_json, resolve_objective
+from learned_objectives.cards import TESTED
 
-import discover
-from benchmarks.record import provenance
-from discover.statistics import iqm_interval
+SEEDS = 10
+SEED = 91_000  # far from the seeds of searches, references and validation
+SEEN = ("Breakout-MinAtar", "Freeway-MinAtar")  # what `lpo` and `ta_lpo` were searched on
+MINATAR_STEPS = 262_144
 
-SEEDS = 8
-# environment -> (environment steps a seed, what should hold of the final return, and of which statistic)
-CLAIMS = {
-    "CartPole-v1": (500_000, 475.0, "mean"),
-    "Breakout-MinAtar": (1_000_000, 22.0, "IQM"),
-    "Pendulum-v1": (1_000_000, -250.0, "mean"),
-    "brax/inverted_pendulum@spring": (2_000_000, 950.0, "mean"),
+
+@dataclass(frozen=True)
+class Group:
+    """One comparison."""
+
+    about: str
+    objectives: tuple[str, ...]
+    baseline: str
+    budgets: dict[str, tuple[int, ...]]  # environment -> environment steps of each agent
+    agent: AgentConfig | None = None  # None: as usual for the environment
+    loss: LossConfig | None = None
+
+
+GROUPS = {
+    "drifts": Group(
+        "drifts, agents as usual for each environment",
+        ("ppo", "a2c", "dpo", "mdpo", "lpo", "ta_lpo"),
+        "ppo",
+        {
+            "CartPole-v1": (131_072,),
+            "Acrobot-v1": (131_072,),
+            "Pendulum-v1": (262_144,),
+            "brax/inverted_pendulum@spring": (262_144,),
+            "brax/inverted_double_pendulum@spring": (262_144,),
+            "brax/reacher@spring": (262_144,),
+            "Breakout-MinAtar": (MINATAR_STEPS,),
+            "Freeway-MinAtar": (327_680,),  # its episodes are 2,500 steps long: two of each environment
+            "Asterix-MinAtar": (MINATAR_STEPS,),
+            "SpaceInvaders-MinAtar": (MINATAR_STEPS,),
+            "Seaquest-MinAtar": (MINATAR_STEPS,),
+        },
+    ),
+    # GROOVE's agents on MinAtar: one step of Adam at 5e-4 per rollout of 64 x 20, two layers of 64.
+    "rules": Group(
+        "update rules of LPG's family, one step per rollout of 64 x 20",
+        ("a2c", "lpg", "groove", "ta_lpg"),
+        "a2c",
+        {
+            name: (MINATAR_STEPS,)
+            for name in ("CartPole-v1", "Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")
+        },
+        SHUFFLED_GRID.agent,
+        SHUFFLED_GRID.loss,
+    ),
+    "horizons": Group(
+        "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
+        ("ppo", "lpo", "ta_lpo"),
+        "ppo",
+        {name: (65_536, 131_072, 262_144) for name in ("Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")},
+        recipes.lpo_small().agent,
+        MINATAR.loss,
+    ),
 }
 
 
-def measure(env: str, seed: int) -> dict:
-    total_steps, goal, statistic = CLAIMS[env]
-    began = time.monotonic()
-    result = discover.train("ppo", env, total_steps=total_steps, num_seeds=SEEDS, seed=seed, num_evals=50)
-    final = result.returns[:, -1]
-    interval = iqm_interval(final)
-    reached = float(final.mean()) if statistic == "mean" else interval.value
+def measure(group: str, cells: Path) -> Comparison:
+    """Every cell of a group that is not there yet; all of them together."""
+    asked = GROUPS[group]
+    curves, misfits = {}, {}
+    for env, budgets in asked.budgets.items():
+        found = evaluate(
+            asked.objectives,
+            [env],
+            total_steps=budgets,
+            num_seeds=SEEDS,
+            seed=SEED,
+            # A minibatch of MinAtar's frames fills a core; of other agents, several side by side do.
+            chunk=1 if env.endswith("-MinAtar") else None,
+            agent=asked.agent,
+            loss=asked.loss,
+            out=cells / group / env.replace("/", "_"),
+            progress=lambda line: print(line, flush=True),
+        )
+        curves.update(found.curves)
+        misfits.update(found.misfits)
+    return Comparison(curves, misfits)
+
+
+def unseen(comparison: Comparison) -> Comparison:
+    """Without what `lpo` and `ta_lpo` were searched on."""
+    return comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.env not in SEEN})
+
+
+def better(comparison: Comparison, trial: Trial, name: str, baseline: str) -> statistics.Interval:
+    """The probability that a seed of one returns more than a seed of the other."""
+    curves = comparison.curves[trial]
+    return statistics.interval(statistics.probability_of_improvement, curves[name].final, curves[baseline].final)
+
+
+def rows(comparison: Comparison, baseline: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "env": trial.env,
+            "total_steps": trial.total_steps,
+            "objective": name,
+            "iqm": finite(statistics.iqm_interval(curve.final)),
+            f"better than {baseline}": None if name == baseline else better(comparison, trial, name, baseline),
+            "final_returns": as_json(curve.final.round(3)),
+        }
+        for trial, curves in comparison.curves.items()
+        for name, curve in curves.items()
+    ]
+
+
+def summary_of(comparison: Comparison, baseline: str) -> dict[str, Any]:
     return {
-        "env": env,
-        "total_steps": int(result.env_steps[-1]),
-        "seed": seed,
-        "statistic": statistic,
-        "reached": round(reached, 2),
-        "goal": goal,
-        "holds": reached >= goal,
-        "iqm": [round(x, 2) for x in interval],
-        "final_returns": np.round(final, 2).tolist(),
-        "seconds": round(time.monotonic() - began, 1),
+        name: {statistic: finite(interval) for statistic, interval in each.items()}
+        for name, each in comparison.summary(baseline).items()
+    }
+
+
+def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
+    """What a card says of an objective in a group."""
+    table, behind = [], []
+    for trial, curves in comparison.curves.items():
+        if name not in curves:
+            continue
+        mine, theirs = (statistics.iqm_interval(curves[which].final) for which in (name, asked.baseline))
+        digits = ".1f" if max(map(abs, (*mine, *theirs))) >= 10 else ".2f"
+        row = {
+            "environment": trial.env + (" (searched on)" if trial.env in SEEN and "lpo" in name else ""),
+            "steps": f"{trial.total_steps:,}",
+            "return": f"{mine:{digits}}",
+        }
+        if name != asked.baseline:
+            row[asked.baseline] = f"{theirs:{digits}}"
+            row[f"better than {asked.baseline}"] = f"{better(comparison, trial, name, asked.baseline):.2f}"
+            if mine.value < theirs.value:
+                behind.append(f"{trial.env} at {trial.total_steps:,} steps")
+        table.append(row)
+    score = f"{asked.about}: IQM of final returns over {SEEDS} seeds, with its 95% bootstrap interval"
+    score += (
+        ""
+        if name == asked.baseline
+        else f"; and the probability that a seed returns more than one of {asked.baseline}'s"
+    )
+    return {
+        "score": score[0].upper() + score[1:],
+        "rows": table,
+        "loses": f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}." if behind else "",
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--envs", nargs="+", choices=CLAIMS, default=list(CLAIMS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument(
+        "--cells", type=Path, default=ROOT / "runs/returns", help="what is done already is not done again"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/returns.json")
     args = parser.parse_args()
-    rows = []
-    for env in args.envs:
-        rows.append(measure(env, args.seed))
-        print(json.dumps(rows[-1]), flush=True)
-    args.out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+    report = json.loads(args.out.read_text())["groups"] if args.out.exists() else {}
+    tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
+    for group in args.groups:
+        asked, comparison = GROUPS[group], measure(group, args.cells)
+        parts = {"all": comparison, "never seen": unseen(comparison)}
+        report[group] = provenance() | {
+            "about": asked.about,
+            "seeds": SEEDS,
+            "seed": SEED,
+            "objectives": {name: fingerprint(resolve_objective(name)) for name in asked.objectives},
+            "rows": rows(comparison, asked.baseline),
+            "summary": {which: summary_of(part, asked.baseline) for which, part in parts.items()},
+            "references": {t.env: references.of(t.env) for t in comparison.common()},
+            "misfits": [{"objective": n, "env": env, "why": why} for (n, env), why in comparison.misfits.items()],
+        }
+        write_text(args.out, json.dumps({"groups": report}, indent=1, allow_nan=False) + "\n")
+        for name in asked.objectives:
+            tested.setdefault(name, {})[group] = card(comparison, name, asked)
+        write_text(TESTED, json.dumps(tested, indent=1) + "\n")
+        print(comparison.table())
+        for which, part in parts.items():
+            if summary := part.summary(asked.baseline):
+                count = len(part.common())
+                figure = plots.intervals(summary, title=f"{count} environments{'' if which == 'all' else ', ' + which}")
+                figure.savefig(args.out.with_name(f"returns-{group}-{which.replace(' ', '-')}.png"), dpi=150)
+        if any(len(budgets) > 1 for budgets in asked.budgets.values()):
+            plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)
 
 
 if __name__ == "__main__":

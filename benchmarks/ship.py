@@ -1,7 +1,8 @@
-"""Put a discovered update rule into `learned_objectives/weights`: `python -m benchmarks.ship lpg lpg_small runs/a,runs/b,runs/c`.
+"""Put a discovered objective into `learned_objectives/weights`: `python -m benchmarks.ship lpg runs/a,runs/b,runs/c`.
 
-Of the meta-seeds of one search that `python -m benchmarks.worlds` judged, the best on the validation world is shipped: a world
-that is neither one it was searched in nor one its card reports. The card's numbers are those in benchmarks/results/worlds.json.
+Of several meta-seeds the one is shipped that is best in validation: in worlds or games that are neither those it was searched
+in nor those its card reports. For update rules of LPG's family that is one of the worlds in benchmarks/results/worlds.json,
+from which their cards are made; for drifts, games of gymnax beside PPO, and `python -m benchmarks.returns` comes after.
 """
 
 from __future__ import annotations
@@ -16,11 +17,25 @@ import numpy as np
 import learned_objectives as lo
 from benchmarks.record import ROOT
 from discover import statistics
+from discover.evaluate import evaluate
+from discover.recipe import recipe_of
 from learned_objectives.library import WEIGHTS
 
-VALIDATION = "gridworld/medium"
+VALIDATION = "gridworld/medium"  # of update rules
+GAMES = ("FourRooms-misc", "FrozenLake-misc")  # of drifts
+SEEDS = 16
+SEED = 63_000  # far from the seeds of searches, references and comparisons
 
 SUMMARIES = {
+    "lpo": (
+        "A drift, found by evolution on Breakout and Freeway of MinAtar: PPO's clip and what a small network adds to it.",
+        "Lu et al. 2022, arXiv:2210.05639",
+    ),
+    "ta_lpo": (
+        "A time-aware drift, found by evolution on Breakout and Freeway of MinAtar: as `lpo`, and shown how far its agent's "
+        "life has come.",
+        "Jackson et al. 2024, arXiv:2402.05828",
+    ),
     "lpg": (
         "A learned policy gradient, found by meta-gradient on small random grid worlds: what to predict, and what to do.",
         "Oh et al. 2020, arXiv:2007.08794",
@@ -78,31 +93,79 @@ def _value(cell: str) -> float:
     return float(cell.split()[0])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=SUMMARIES, help="to ship it under")
-    parser.add_argument("search", help="its name in the results")
-    parser.add_argument("runs", help="run,run,..., as the results were made with")
-    parser.add_argument("--worlds", type=Path, default=ROOT / "benchmarks/results/worlds.json")
-    args = parser.parse_args()
-    worlds = json.loads(args.worlds.read_text())
-    which = choose(worlds, args.search)
-    runs = args.runs.split(",")
-    source = Path(runs[which]) / "objective.safetensors"
-    how = lo.record(source)
-    if how != worlds["searches"][args.search]["records"][which]:
-        raise SystemExit(f"{source} is not what {args.worlds} judged: name the runs in the same order.")
-    objective, rows = lo.load(source), tested(worlds, args.search, which)
-    card = {
-        "summary": SUMMARIES[args.name][0],
-        "reference": SUMMARIES[args.name][1],
+def drift_card(runs: list[str]) -> tuple[int, dict[str, Any]]:
+    """(which run is best beside PPO in validation, what its card says)."""
+    recipe = recipe_of(lo.record(Path(runs[0]) / "objective.safetensors"))
+    comparison = evaluate(
+        {"ppo": "ppo"} | {run: run for run in runs},
+        GAMES,
+        total_steps=recipe.total_steps,
+        num_seeds=SEEDS,
+        seed=SEED,
+        agent=recipe.agent,
+        loss=recipe.loss,
+        progress=lambda line: print(line, flush=True),
+    )
+
+    def final(which: str) -> np.ndarray:
+        return np.stack([curves[which].final for curves in comparison.curves.values()])
+
+    better = [statistics.interval(statistics.probability_of_improvement, final(run), final("ppo")) for run in runs]
+    which = int(np.argmax([x.value for x in better]))
+    games = " and ".join(GAMES)
+    count = f"the best of {len(runs)} meta-seeds" if len(runs) > 1 else "of one meta-seed"
+    return which, {
+        "chosen": (
+            f"{count} on {games} ({SEEDS} seeds of {recipe.total_steps:,} steps each, where it is better than PPO with "
+            f"probability {better[which]:.2f}); within a search, the best evaluated mean"
+        ),
+        "loses": (
+            f"Searched with agents of two layers of {recipe.agent.hidden[0]}, in lives of {recipe.total_steps:,} steps, at one "
+            f"learning rate, with a population of {recipe.evolution.population}: the published searches took lives of ten million "
+            "steps and populations of 64."
+        ),
+    }
+
+
+def rule_card(search: str, runs: list[str], results: Path) -> tuple[int, dict[str, Any]]:
+    """The same of an update rule, from the results of `benchmarks.worlds`."""
+    worlds = json.loads(results.read_text())
+    which = choose(worlds, search)
+    if lo.record(Path(runs[which]) / "objective.safetensors") != worlds["searches"][search]["records"][which]:
+        raise SystemExit(f"{runs[which]} is not what {results} judged: name the runs in the same order.")
+    rows = tested(worlds, search, which)
+    return which, {
         "chosen": f"the best of {len(runs)} meta-seeds on 16 held-out levels of {VALIDATION}; within it, the best evaluated mean",
         "score": "IQM of final returns over 16 levels and agents, in units of A2C's mean, with its 95% bootstrap interval",
         "tested": rows,
         "loses": losses(rows),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=SUMMARIES, help="to ship it under")
+    parser.add_argument(
+        "runs", help="run,run,...: meta-seeds of one search, an update rule's as its results were made with"
+    )
+    parser.add_argument("--search", help="an update rule's name in the results (default: NAME_small)")
+    parser.add_argument("--worlds", type=Path, default=ROOT / "benchmarks/results/worlds.json")
+    args = parser.parse_args()
+    runs = args.runs.split(",")
+    if args.name in ("lpo", "ta_lpo"):
+        which, said = drift_card(runs)
+    else:
+        which, said = rule_card(args.search or f"{args.name}_small", runs, args.worlds)
+    source = Path(runs[which]) / "objective.safetensors"
+    objective = lo.load(source)
+    summary, reference = SUMMARIES[args.name]
+    card = {"summary": summary, "reference": reference} | said
     WEIGHTS.mkdir(exist_ok=True)
-    lo.save(objective, WEIGHTS / f"{args.name}.safetensors", how | {"card": card, "probe": lo.probe(objective)})
+    lo.save(
+        objective,
+        WEIGHTS / f"{args.name}.safetensors",
+        lo.record(source) | {"card": card, "probe": lo.probe(objective)},
+    )
     print(lo.card(args.name))
 
 

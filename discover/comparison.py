@@ -104,18 +104,18 @@ class Comparison(NamedTuple):
                     "env": trial.env,
                     "total_steps": trial.total_steps,
                     "objective": name,
-                    "iqm": _finite(iqm_interval(c.final)),
+                    "iqm": finite(iqm_interval(c.final)),
                 }
                 for trial, curves in self.curves.items()
                 for name, c in curves.items()
             ],
             "scored": [list(t) for t in self.common()],
-            "summary": {name: {k: _finite(v) for k, v in each.items()} for name, each in self.summary().items()},
+            "summary": {name: {k: finite(v) for k, v in each.items()} for name, each in self.summary().items()},
             "references": {t.env: references.of(t.env) for t in self.common()},
         }
 
 
-def _finite(interval: Interval) -> list[float | None]:
+def finite(interval: Interval) -> list[float | None]:
     """For JSON, which has no infinity: the worst there is, of agents without a return, becomes null."""
     return [x if np.isfinite(x) else None for x in interval]
 

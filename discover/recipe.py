@@ -18,7 +18,7 @@ from discover.curriculum import CurriculumConfig
 from discover.evolution import EvolutionConfig
 from discover.metagrad import MetaGradConfig
 from discover.setups import LossConfig
-from discover.train import as_arrays
+from discover.train import as_arrays, resolve_objective
 
 PURPOSES = ("template", "start", "ask", "tell", "life", "evaluation", "level", "birth", "antagonist")
 
@@ -53,9 +53,11 @@ class Recipe:
     name: str = "custom"  # for the record
     method: Literal["evolution", "metagrad"] = "evolution"  # how its leaves are searched
     objective: Literal["lpo", "ta_lpo", "lpg", "ta_lpg", "ppo", "dpo", "mdpo"] = "lpo"  # whose leaves those are
-    start: Literal["ppo", "none"] = "ppo"  # the drift of generation 0, for lpo and ta_lpo
+    start: str = (
+        "ppo"  # the drift of generation 0, for lpo and ta_lpo: ppo, none, or the name or file of one found before
+    )
     epsilon: float = 0.2  # PPO's clip at generation 0
-    width: int = 128  # of the drift's hidden layer, for lpo and ta_lpo
+    width: int = 128  # of the drift's hidden layer, for lpo and ta_lpo that start at ppo or none
     envs: tuple[str, ...] = ("CartPole-v1",)  # each trained in apart; their shaped fitness is averaged
     total_steps: int | None = 30_720  # environment steps in one life; None: as the distribution of worlds has it
     fitness_episodes: int | None = (
@@ -97,8 +99,6 @@ class Recipe:
             raise ValueError(f"seed must be in [0, 2^31), and is {self.seed}.")
         if any(not 0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive and finite, and are {self.learning_rates}.")
-        if self.start not in ("ppo", "none"):
-            raise ValueError(f"start must be 'ppo' or 'none', and is {self.start!r}.")
         if self.method not in ("evolution", "metagrad"):
             raise ValueError(f"method must be 'evolution' or 'metagrad', and is {self.method!r}.")
         if self.fitness_episodes is not None and self.fitness_episodes < 1:
@@ -109,13 +109,7 @@ class Recipe:
     def template(self) -> lo.Objective:
         """The objective of generation 0."""
         if self.objective in ("lpo", "ta_lpo"):
-            drift = lo.LPO.create(
-                purpose_key(self.seed, "template"),
-                width=self.width,
-                time_aware=self.objective == "ta_lpo",
-                epsilon=self.epsilon if self.start == "ppo" else None,
-            )
-            return self.loss.on(lo.Mirror(drift=drift))
+            return self.loss.on(lo.Mirror(drift=self._drift(time_aware=self.objective == "ta_lpo")))
         if self.objective in ("lpg", "ta_lpg"):
             return lo.LPG.create(
                 purpose_key(self.seed, "template"),
@@ -126,6 +120,21 @@ class Recipe:
         if self.objective == "ppo":
             return self.loss.on(lo.Mirror(drift=lo.Clip(jnp.float32(self.epsilon))))
         return as_arrays(self.loss.on(lo.load(self.objective)))
+
+    def _drift(self, time_aware: bool) -> lo.LPO:
+        if self.start in ("ppo", "none"):
+            epsilon = self.epsilon if self.start == "ppo" else None
+            key = purpose_key(self.seed, "template")
+            return lo.LPO.create(key, width=self.width, time_aware=time_aware, epsilon=epsilon)
+        found = resolve_objective(self.start)
+        drift = found.drift if isinstance(found, lo.Mirror) else None
+        if not isinstance(drift, lo.LPO):
+            raise ValueError(
+                f"start must be 'ppo', 'none', or an LPO found before, and {self.start} holds something else."
+            )
+        if drift.time_aware and not time_aware:
+            raise ValueError(f"{self.start} is time-aware, and an lpo is not: search a ta_lpo from it.")
+        return drift.timed() if time_aware else drift
 
 
 def recipe_of(record: Mapping[str, Any]) -> Recipe:

@@ -57,6 +57,38 @@ def lpo_minatar() -> Recipe:
     )
 
 
+def lpo_small() -> Recipe:
+    """`lpo_minatar` for two cores: population 16, lives of 131,072 steps, smaller agents and rollouts."""
+    base = lpo_minatar()
+    agent = replace(base.agent, num_steps=32, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
+    return replace(
+        base,
+        name="lpo_small",
+        total_steps=131_072,
+        generations=60,
+        evaluation_seeds=8,
+        checkpoint_every=2,
+        learning_rates=(5e-3, 5e-3),
+        agent=agent,
+        evolution=EvolutionConfig(
+            population=16,
+            sigma=0.04,
+            sigma_decay=0.99,
+            sigma_floor=0.01,
+            learning_rate=0.03,
+            learning_rate_decay=0.98,
+            learning_rate_floor=0.003,
+            chunk=1,
+        ),
+    )
+
+
+def ta_lpo_small() -> Recipe:
+    """TA-LPO for two cores: from the shipped `lpo`, in the same games and lives, what the time left is worth."""
+    base = lpo_small()
+    return replace(base, name="ta_lpo_small", objective="ta_lpo", start="lpo", generations=30)
+
+
 def lpo_brax() -> Recipe:
     """LPO on Ant, population 32, 1025 generations, 3e7 steps a life: the scale of Lu et al. 2022 (arXiv:2210.05639)."""
     return Recipe(
@@ -224,7 +256,7 @@ def lpg_es_small() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
-        *(quickstart, lpo_minatar, lpo_brax, ta_lpo),
+        *(quickstart, lpo_minatar, lpo_brax, ta_lpo, lpo_small, ta_lpo_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
     )

@@ -1,7 +1,7 @@
 """Cards: what an objective is, how it was made, what it expects, where it was tested, where it loses.
 
-A card is rendered from data: the record saved with an objective, whose key "card" holds what a person has to say of it, and for
-closed forms the texts below. Nothing in it is measured here.
+A card is rendered from data: the record saved with an objective, whose key "card" holds what a person has to say of it (for
+closed forms, the texts below), and tested.json, what `python -m benchmarks.returns` found. Nothing in it is measured here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 
+TESTED = Path(__file__).with_name("tested.json")  # name -> comparison -> {score, rows, loses}
 TEXTS = {
     "a2c": {
         "summary": "No drift: the plain policy gradient with generalised advantages. D = 0.",
@@ -55,6 +56,10 @@ def card(name_or_path: str | os.PathLike) -> str:
     objective = load(name)
     how = {"card": TEXTS[name]} if name in CLOSED_FORMS else record(name)
     said = _mapping(how, "card")
+    tables, loses = [said.get("score"), _table(said.get("tested", ()))], [said.get("loses")]
+    for comparison in _tested(name).values():
+        tables += [comparison["score"], _table(comparison["rows"])]
+        loses.append(comparison["loses"])
     parts = [
         f"# {Path(name).stem if name.endswith('.safetensors') else name}",
         said.get("summary", ""),
@@ -62,10 +67,15 @@ def card(name_or_path: str | os.PathLike) -> str:
         _section("How it was made", _made(how)),
         _section("What it expects", _expects(objective)),
         _section("How to use it", f"```python\n{_use(objective, name)}\n```"),
-        _section("Where it was tested", "\n\n".join(filter(None, [said.get("score"), _table(said.get("tested", ()))]))),
-        _section("Where it loses", said.get("loses", "")),
+        _section("Where it was tested", "\n\n".join(filter(None, tables))),
+        _section("Where it loses", "\n\n".join(filter(None, loses))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tested(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """What was measured of an objective that comes with the package."""
+    return json.loads(TESTED.read_text()).get(name, {}) if TESTED.exists() else {}
 
 
 def _section(title: str, text: str) -> str:

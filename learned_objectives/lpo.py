@@ -67,6 +67,12 @@ class LPO(Drift):
         hidden = jax.random.normal(key, (num_features, width)) / num_features**0.5
         return cls(hidden, jnp.zeros(width), width, time_aware, epsilon)
 
+    def timed(self) -> LPO:
+        """The same drift as a TA-LPO: its weights of n/N x are zero. Itself, if it is time-aware already."""
+        if self.time_aware:
+            return self
+        return self.replace(hidden=jnp.concatenate([self.hidden, jnp.zeros_like(self.hidden)]), time_aware=True)
+
     @property
     def needs_progress(self) -> bool:  # type: ignore[override]
         return self.time_aware

@@ -246,6 +246,16 @@ def test_ta_lpo_is_an_lpo_whose_weights_move():
     np.testing.assert_allclose(drift(*_grid(), lo.Progress(25.0, 100.0)), moved(*_grid()), rtol=1e-5, atol=1e-5)
 
 
+def test_a_timed_lpo_is_the_lpo_until_its_new_weights_move(progress):
+    drift = lo.LPO.create(jax.random.key(7)).replace(out=jax.random.normal(jax.random.key(8), (128,)))
+    timed = drift.timed()
+    assert timed.time_aware
+    assert timed.timed() is timed
+    np.testing.assert_allclose(timed(*_grid(), progress), drift(*_grid()), rtol=1e-5, atol=1e-6)
+    timed.validate()
+    assert jax.grad(lambda d: d(*_grid(), progress).sum(), allow_int=True)(timed).hidden[8:].any()
+
+
 @pytest.mark.parametrize("time_aware", [False, True])
 def test_a_fresh_lpo_is_ppo_up_to_its_slack(time_aware, progress):
     fresh = lo.LPO.create(jax.random.key(0), time_aware=time_aware)

@@ -3,8 +3,12 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import learned_objectives as lo
 from discover import recipes
 from discover.recipe import recipe_of
 
@@ -29,3 +33,46 @@ def test_a_recipe_comes_back_from_its_record(name):
 def test_a_record_without_one_is_refused(record, sentence):
     with pytest.raises(ValueError, match=sentence):
         recipe_of(record)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """An LPO as a search might have left it, and its file."""
+    drift = lo.LPO.create(jax.random.key(0), width=8, epsilon=None).replace(out=jnp.arange(8.0))
+    lo.save(lo.Mirror(drift=drift), tmp_path / "found.safetensors")
+    return drift, str(tmp_path / "found.safetensors")
+
+
+def test_a_search_starts_from_what_another_found(found):
+    drift, path = found
+    recipe = dataclasses.replace(recipes.lpo_minatar(), start=path)
+    again = recipe.template()
+    assert again.value_clip == recipe.loss.value_clip
+    jax.tree.map(np.testing.assert_array_equal, again.drift, drift)
+
+
+def test_a_time_aware_search_starts_from_a_timeless_drift(found):
+    drift, path = found
+    template = dataclasses.replace(recipes.ta_lpo(), start=path).template()
+    jax.tree.map(np.testing.assert_array_equal, template.drift, drift.timed())
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        ("pop", "did you mean 'ppo'"),
+        ("dpo", "dpo holds something else"),
+        ("lpg", "lpg holds something else"),
+        ("nowhere.safetensors", "There is no file"),
+    ],
+)
+def test_no_search_starts_from_what_is_no_lpo(start, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(recipes.lpo_minatar(), start=start).template()
+
+
+def test_a_timeless_search_does_not_start_from_a_time_aware_drift(found, tmp_path):
+    lo.save(found[0].timed(), tmp_path / "timed.safetensors")
+    recipe = dataclasses.replace(recipes.lpo_minatar(), start=str(tmp_path / "timed.safetensors"))
+    with pytest.raises(ValueError, match="is time-aware, and an lpo is not"):
+        recipe.template()
