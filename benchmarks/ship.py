@@ -121,7 +121,7 @@ def drift_card(runs: list[str]) -> tuple[int, dict[str, Any]]:
         ),
         "loses": (
             f"Searched with agents of two layers of {recipe.agent.hidden[0]}, in lives of {recipe.total_steps:,} steps, at one "
-            f"learning rate, with a population of {recipe.evolution.population}: the published searches took lives of ten million "
+            f"learning rate, with a population of {recipe.evolution.population}: published searches took lives of ten million "
             "steps and populations of 64."
         ),
     }

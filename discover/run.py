@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ import learned_objectives as lo
 from discover import parallel
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
-from discover.recipe import Recipe
+from discover.recipe import Recipe, recipe_of
 from discover.record import Writers, clock, import_wandb, mean_return, number, provenance, show
-from discover.search import Search, free
+from discover.search import MetaState, Search, free
 from discover.store import Store, open_run
 
 SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
@@ -49,6 +50,29 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
         finally:
             loop.writer.close()
         return Result(loop.state.best, store.path, store.rows(), stopped)
+
+
+def recipe_in(out: str | Path) -> Recipe:
+    """The recipe of the run in a directory. Raises ValueError if there is none, or one of another version."""
+    path = Path(out) / "recipe.json"
+    try:
+        return recipe_of({"recipe": json.loads(path.read_text())})
+    except (OSError, json.JSONDecodeError):
+        raise ValueError(f"{out} holds no run: there is no readable {path.name} in it.") from None
+
+
+def last_state(out: str | Path) -> tuple[Search, MetaState]:
+    """The search of the run in a directory, and its state at the newest readable checkpoint: for a look at its curriculum, its
+    agents, its mean. Raises ValueError if there is no run, or no checkpoint yet."""
+    recipe = recipe_in(out)
+    search = SEARCHES[recipe.method](recipe)
+    state = search.init()
+    restored = Store(Path(out)).restore(parallel.bare(state))
+    if restored is None:
+        raise ValueError(
+            f"{out} has no checkpoint yet: wait for the first, every {recipe.checkpoint_every} generations."
+        )
+    return search, search.placed(parallel.dress(restored[1], state))
 
 
 class _Loop:

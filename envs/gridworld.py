@@ -5,6 +5,7 @@ Reference: Oh et al. 2020, appendix A.1, arXiv:2007.08794; Jackson et al. 2023, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -318,6 +319,33 @@ def value_iteration(
     Exact: objects come back independently of one another, so the expectation is taken one object at a time. For worlds whose
     objects keep their cells; in a shuffled one they would have to be part of the state.
     """
+    action_values = _action_values(env, level, gamma)
+    steps = level.max_steps_in_episode if steps is None else steps
+    value = jax.lax.fori_loop(0, steps, lambda _, value: action_values(value).max(1), _no_value(env))
+    return value.T.reshape(-1)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="gamma")
+def policy_evaluation(
+    env: GridWorld, level: Level, policy: jax.Array, *, gamma: float = 1.0, steps: int | jax.Array | None = None
+) -> jax.Array:
+    """What every action is worth under a policy f32[num_states, A], as long as `value_iteration` looks: f32[num_states, A].
+
+    Q_n(s, a) = E[r + gamma (1 - end) V_{n-1}(s')],    V_n(s) = sum_a policy(a|s) Q_n(s, a),    V_0 = 0
+    """
+    action_values = _action_values(env, level, gamma)
+    chosen = jnp.moveaxis(policy.reshape(-1, env.num_cells, env.num_actions), 0, -1)  # [C, A, 2^O]
+    steps = level.max_steps_in_episode if steps is None else steps
+    value = jax.lax.fori_loop(1, steps, lambda _, value: (chosen * action_values(value)).sum(1), _no_value(env))
+    return jnp.moveaxis(action_values(value), -1, 0).reshape(-1, env.num_actions)
+
+
+def _no_value(env: GridWorld) -> jax.Array:
+    return jnp.zeros((env.num_cells, 2**env.num_objects))
+
+
+def _action_values(env: GridWorld, level: Level, gamma: float) -> Callable[[jax.Array], jax.Array]:
+    """E[r + gamma (1 - end) V(s')] as a function of V: f32[C, 2^O] -> f32[C, A, 2^O]."""
     cells, actions = jnp.arange(env.num_cells), jnp.arange(env.num_actions)
     target, collected = jax.vmap(jax.vmap(partial(env.effect, level), (None, 0)), (0, None))(cells, actions)
     shape = (2,) * env.num_objects  # presence, the last object first, as in the state's number
@@ -338,12 +366,7 @@ def value_iteration(
             value = jnp.concatenate([(1 - p) * absent + p * there, jnp.where(stays, absent, there)], axis=axis)
         return value.reshape((*target.shape, -1))
 
-    def backup(_, value):
-        return (reward + gamma * survival * after_step(value)).max(1)
-
-    steps = level.max_steps_in_episode if steps is None else steps
-    value = jax.lax.fori_loop(0, steps, backup, jnp.zeros((env.num_cells, 2**env.num_objects)))
-    return value.T.reshape(-1)
+    return lambda value: reward + gamma * survival * after_step(value)
 
 
 def optimal_return(env: GridWorld, level: Level) -> jax.Array:

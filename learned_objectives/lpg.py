@@ -130,8 +130,8 @@ class LPG(Objective):
             rollout.reward,
             rollout.terminated.astype(rollout.reward.dtype),
             jnp.exp(rollout.log_prob),
-            self._phi(rollout.critic),
-            self._phi(rollout.next_critic) * alive,
+            self.reading(rollout.critic),
+            self.reading(rollout.next_critic) * alive,
         ]
         if self.see_gamma:
             x.append(jnp.full(shape, self.gamma, rollout.reward.dtype))
@@ -139,7 +139,8 @@ class LPG(Objective):
             x += [jnp.broadcast_to(t, shape) for t in (progress.fraction, progress.log_lifetime / TENS)]
         return jnp.stack(x, axis=-1)
 
-    def _phi(self, logits: jax.Array) -> jax.Array:
+    def reading(self, logits: jax.Array) -> jax.Array:
+        """phi(y), the one number that the rule itself reads in a prediction f32[..., M] of logits: f32[...]."""
         hidden = jax.nn.relu(jax.nn.softmax(logits) @ self.embed + self.embed_bias)
         return hidden @ self.embed_out + self.embed_out_bias
 

@@ -16,7 +16,15 @@ from scipy.stats import kstest
 
 import envs
 from envs import levels
-from envs.gridworld import GridState, GridWorld, is_solvable, make_level, optimal_return, value_iteration
+from envs.gridworld import (
+    GridState,
+    GridWorld,
+    is_solvable,
+    make_level,
+    optimal_return,
+    policy_evaluation,
+    value_iteration,
+)
 
 MOVES = {
     "cross": [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)],
@@ -212,6 +220,29 @@ def test_an_object_does_not_come_back_in_the_step_that_takes_it():
         rewards.append(float(reward))
     assert rewards == [1, 0, 1, 0, 1]
     assert value_iteration(env, level, steps=5).tolist() == [2, 3]  # absent, present
+
+
+def test_what_a_random_walk_is_worth_by_hand():
+    env = GridWorld(1, 2, 1)
+    level = make_level(1, 2, objects=[[1, 1, 0]], cells=[1], start=0, max_steps=400)
+    worth = policy_evaluation(env, level, jnp.full((4, 5), 0.2), gamma=0.9)
+    value = 0.2 / (1 - 0.8 * 0.9)  # one action in five takes the object, which ends the episode; the others stay
+    np.testing.assert_allclose(worth[2], [0.9 * value] * 4 + [1.0], rtol=1e-5)
+    assert not worth[:2].any()  # nothing is left to take
+    one = policy_evaluation(env, level, jnp.full((4, 5), 0.2), gamma=0.9, steps=1)
+    np.testing.assert_array_equal(one[2], [0, 0, 0, 0, 1])
+
+
+def test_policy_iteration_comes_to_value_iteration():
+    env, level = (
+        GridWorld(3, 3, 2),
+        make_level(3, 3, objects=[[1, 0.1, 0.3], [-0.5, 0, 0.5]], cells=[8, 4], start=0, max_steps=400),
+    )
+    policy = jnp.full((env.num_states, env.num_actions), 0.2)
+    for _ in range(8):
+        worth = policy_evaluation(env, level, policy, gamma=0.9)
+        policy = jax.nn.one_hot(worth.argmax(-1), env.num_actions)
+    np.testing.assert_allclose(worth.max(-1), value_iteration(env, level, gamma=0.9), rtol=1e-4, atol=1e-5)
 
 
 def test_the_integer_observation_numbers_every_state_once():

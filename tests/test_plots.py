@@ -9,6 +9,10 @@ from matplotlib.patches import Circle
 import envs
 import learned_objectives as lo
 from discover import plots
+from discover.agent import Agent
+from discover.curriculum import CurriculumConfig, Tasks, empty
+from discover.insight import insights
+from discover.setups import GRID
 
 ENV, _ = envs.make("gridworld/dense")
 
@@ -53,3 +57,30 @@ def test_credit_is_the_difference_that_a_reward_makes(time_aware):
 def test_each_kind_of_objective_is_looked_into():
     assert list(plots.look_inside(lo.load("dpo"))) == ["drift.png"]
     assert list(plots.look_inside(lo.LPG.groove(jax.random.key(0), hidden=4))) == ["credit.png"]
+
+
+def test_targets_stand_beside_the_truth():
+    env, level = envs.make("gridworld/small")[0], envs.levels.sample(jax.random.key(1), "small")
+    found = insights(lo.load("lpg"), env, level, num_updates=20, fractions=(0.0, 1.0))
+    assert [each.fraction for each in found] == [0.0, 1.0]
+    assert found[1].ret > found[0].ret
+    figure = plots.targets(found)
+    for column, each in enumerate(found):
+        dots = figure.axes[column].collections[0].get_offsets()
+        np.testing.assert_allclose(dots, np.stack([each.advantage, each.policy_target], 1))
+    with pytest.raises(ValueError, match="observation='index', not 'planes'"):
+        insights(lo.load("lpg"), envs.make("gridworld/small", observation="planes")[0], level)
+
+
+def test_favourites_are_what_is_replayed_most():
+    config = CurriculumConfig(kind="plr", size=4, staleness=0.0)
+    agent = Agent.fit(ENV, GRID.agent, lo.load("lpg"))
+    buffer = empty(config, Tasks(agent, None, 40.0, None, 0))
+    with pytest.raises(ValueError, match="the buffer is empty"):
+        plots.favourites(ENV, config, buffer)
+    level = jax.vmap(ENV.sample_level)(jax.random.split(jax.random.key(0), 4))
+    task = buffer.task.replace(env_params=level)
+    scores = jnp.array([0.3, 0.9, 0.1, 0.5])
+    figure = plots.favourites(ENV, config, buffer.replace(task=task, score=scores, number=jnp.arange(1, 5)), count=2)
+    shown = [axis.get_title().split("\n")[0] for axis in figure.axes]
+    assert shown == ["score 0.9", "score 0.5", "score 0.3", "score 0.1"]

@@ -21,6 +21,8 @@ import discover
 import learned_objectives as lo
 from discover import evolution_search, recipes, run
 from discover.evolution_search import EvolutionSearch
+from discover.plots import draw_run
+from discover.run import last_state
 from discover.store import RunError, open_run
 
 MOMENTS = random.Random(0)
@@ -160,6 +162,20 @@ def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(c
     assert died == [True] * 2
     assert crash.exported(out) == crash.exported(rolling.result.out)
     assert crash.logged(out) == crash.logged(rolling.result.out)
+
+
+def test_a_look_at_a_run_sees_its_curriculum(rolling):
+    search, state = last_state(rolling.result.out)
+    assert int(state.generation) == 16
+    assert search.recipe.curriculum.kind == "plr"
+    assert (np.asarray(state.search.buffer.number) > 0).any()
+    drawn = {path.name for path in draw_run(rolling.result.out, rolling.result.out / "figures")}
+    assert drawn == {"search.png", "credit.png", "targets.png", "favourites.png"}
+
+
+def test_there_is_nothing_to_see_where_nothing_ran(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        last_state(tmp_path)
 
 
 def test_a_search_by_gradient_compiles_nothing_once_lives_have_ended(rolling):

@@ -1,0 +1,24 @@
+"""Figures: what a drift does to a ratio, how a search went, how agents learned. Each function returns a Figure."""
+
+from discover.plots.curves import budgets, intervals, learning_curves, search_curve
+from discover.plots.drifts import drift_landscape
+from discover.plots.rules import credit, targets
+from discover.plots.runs import draw_run, look_inside
+from discover.plots.style import COLOURS
+from discover.plots.worlds import favourites, level_animation, level_picture
+
+__all__ = [
+    "COLOURS",
+    "budgets",
+    "credit",
+    "draw_run",
+    "drift_landscape",
+    "favourites",
+    "intervals",
+    "learning_curves",
+    "level_animation",
+    "level_picture",
+    "look_inside",
+    "search_curve",
+    "targets",
+]

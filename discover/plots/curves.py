@@ -1,0 +1,103 @@
+"""Figures of how agents learned, what objectives come to, and how searches went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from discover.plots.style import COLOURS, band, cycle
+from discover.statistics import Interval, iqm_interval
+from discover.train import TrainResult
+
+if TYPE_CHECKING:
+    from discover.comparison import Comparison, Curve, Trial
+
+
+def learning_curves(results: Mapping[str, TrainResult | Curve], *, title: str = "") -> Figure:
+    """Mean return over seeds with a band of one standard error, against environment steps."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for colour, (label, result) in zip(cycle(len(results)), results.items(), strict=True):
+        band(axis, result.env_steps, result.returns, colour, label)
+    axis.set(xlabel="environment steps", ylabel="return of finished episodes", title=title)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.25)
+    return figure
+
+
+def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Figure:
+    """For each statistic of `Comparison.summary`, a row for each objective: the value, and its 95% bootstrap interval."""
+    names = list(dict.fromkeys(name for each in summary.values() for name in each))
+    figure = Figure(figsize=(1.2 + 2.3 * len(names), 0.9 + 0.32 * len(summary)), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    rows = {objective: len(summary) - 1 - i for i, objective in enumerate(summary)}
+    for axis, name in zip(axes, names, strict=True):
+        for colour, (objective, each) in zip(cycle(len(summary)), summary.items(), strict=True):
+            if name in each and np.isfinite(each[name]).all():  # agents without a return have no place on an axis
+                value, low, high = each[name]
+                axis.barh(rows[objective], high - low, left=low, height=0.6, color=colour, alpha=0.4)
+                axis.plot([value, value], [rows[objective] - 0.3, rows[objective] + 0.3], color=colour, linewidth=2)
+        if name.startswith("P("):
+            axis.axvline(0.5, color="0.5", linewidth=0.8, linestyle="--")
+        axis.set_title(name + (" (lower is better)" if "gap" in name else ""), fontsize=9)
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(list(rows.values()), list(rows))
+    figure.supxlabel("score: 0 a random policy, 1 PPO", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def budgets(comparison: Comparison) -> Figure:
+    """What each objective comes to in lives of different length: IQM of the final return and its 95% interval."""
+    by_env: dict[str, list[Trial]] = {}
+    for trial in sorted(comparison.curves, key=lambda t: t.total_steps):
+        by_env.setdefault(trial.env, []).append(trial)
+    figure = Figure(figsize=(6.4, 0.4 + 3.2 * len(by_env)), layout="constrained")
+    for axis, (env, trials) in zip(figure.subplots(len(by_env), 1, squeeze=False)[:, 0], by_env.items(), strict=True):
+        for colour, name in zip(cycle(len(comparison.objectives)), comparison.objectives, strict=True):
+            seen = [
+                (t.total_steps, iqm_interval(comparison.curves[t][name].final))
+                for t in trials
+                if name in comparison.curves[t]
+            ]
+            if seen:
+                x, y = zip(*seen, strict=True)
+                value, low, high = np.where(
+                    np.isfinite(y), y, np.nan
+                ).T  # agents without a return have no place on an axis
+                axis.plot(x, value, color=colour, marker="o", label=name)
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.set_xlim(0.9 * trials[0].total_steps, 1.1 * trials[-1].total_steps)
+        axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=env)
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.25)
+    return figure
+
+
+def search_curve(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """How a run's fitness moved: the mean of the search over its evaluation lives, and the population around it."""
+    names = list(next(row["evaluation"] for row in rows if "evaluation" in row))
+    figure = Figure(figsize=(6.4, 0.4 + 3.2 * len(names)), layout="constrained")
+    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        population = [(row["generation"], row["fitness"][name]["mean"]) for row in rows if "fitness" in row]
+        evaluated = [(row["generation"], row["evaluation"][name]) for row in rows if "evaluation" in row]
+        if population:
+            x, y = zip(*((g, np.nan if m is None else m) for g, m in population), strict=True)
+            axis.plot(x, y, color=COLOURS[5], linewidth=1, label="population, one life each")
+        x = np.asarray([generation for generation, _ in evaluated])
+        returns = np.asarray([values for _, values in evaluated], float)
+        band(axis, x, returns.T, COLOURS[0], f"mean of the search, {returns.shape[1]} lives")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set(
+            xlabel="generation",
+            ylabel="return at the end of a life",
+            title=f"{title} {name}".strip(),
+        )
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.25)
+    return figure

@@ -1,0 +1,56 @@
+"""Figures of drifts: what is held back, and what is left to climb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from learned_objectives import Drift, Progress
+
+LIFETIME = 1e6
+TURNS_BACK = -0.02  # a slope below zero by more than rounding
+
+
+def drift_landscape(drifts: Mapping[str, Drift], *, fractions: Sequence[float] = (0.5,)) -> Figure:
+    """For each drift, and each n/N where it depends on it: D, and the slope of r A - D that an agent climbs.
+
+    The slope is divided by A. Where nothing holds the agent back it is 1; where it is 0 the gain is cut off; where it is
+    negative the agent is pushed back to the old policy.
+    """
+    rows = [
+        (f"{name}, n/N = {fraction:g}" if drift.needs_progress else name, drift, fraction)
+        for name, drift in drifts.items()
+        for fraction in (fractions if drift.needs_progress else fractions[:1])
+    ]
+    figure = Figure(figsize=(8.4, 0.6 + 2.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey=True)
+    for (label, drift, fraction), (left, right) in zip(rows, axes, strict=True):
+        log_ratio, advantage, value, slope = _landscape(drift, fraction)
+        high = max(float(np.percentile(value, 98)), 1e-3)
+        drawn = left.pcolormesh(log_ratio, advantage, value, cmap="viridis", vmin=0, vmax=high, rasterized=True)
+        figure.colorbar(drawn, ax=left, label="drift D", extend="max")
+        drawn = right.pcolormesh(log_ratio, advantage, slope, cmap="RdBu", vmin=-1, vmax=3, rasterized=True)
+        figure.colorbar(drawn, ax=right, label="slope of rA − D, over A", extend="both")
+        if slope.min() < TURNS_BACK < slope.max():
+            calm = np.ma.masked_where(np.abs(advantage) < 0.1, slope)  # divided by less, the slope is noise
+            levels = [TURNS_BACK]
+            right.contour(log_ratio, advantage, calm, levels=levels, colors="black", linewidths=0.8, linestyles="solid")
+        left.set_title(f"{label}: drift")
+        right.set_title(f"{label}: slope (black: turns back)")
+        left.set_ylabel("advantage A (standardised)")
+    for axis in axes[-1]:
+        axis.set_xlabel("log ratio log r")
+    return figure
+
+
+def _landscape(drift: Drift, fraction: float):
+    log_ratio, advantage = np.meshgrid(np.linspace(-1.0, 1.0, 161), np.linspace(-3.0, 3.0, 122))
+    progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME))
+    x, a = jnp.asarray(log_ratio, jnp.float32), jnp.asarray(advantage, jnp.float32)
+    value = drift(x, a, progress)
+    slope = jax.grad(lambda x: drift.surrogate(x, a, progress).sum())(x) / jnp.exp(x)  # d/dr, not d/dlog r
+    return log_ratio, advantage, np.asarray(value), np.asarray(slope / a)

@@ -1,0 +1,64 @@
+"""Figures of a run, into files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from discover.insight import insights
+from discover.plots.curves import search_curve
+from discover.plots.drifts import drift_landscape
+from discover.plots.rules import credit, targets
+from discover.plots.worlds import favourites
+from discover.run import last_state, recipe_in
+from discover.store import read_rows
+from discover.train import resolve_objective
+from envs import levels, make
+from learned_objectives import DPO, LPG, Clip, Mirror, Objective
+
+LEVEL = 1  # of gridworld/medium, that an update rule is looked at in
+
+
+def draw_run(run: Path, out: Path) -> list[Path]:
+    """Figures of a run, written into `out`: its search, and a look into what it found. Returns their paths."""
+    rows = read_rows(run / "metrics.jsonl")
+    if not any("evaluation" in row for row in rows) or not (run / "objective.safetensors").exists():
+        raise ValueError(f"{run} holds no run with an evaluated objective: give the directory of one.")
+    out.mkdir(parents=True, exist_ok=True)
+    objective = resolve_objective(run)
+    figures = {"search.png": search_curve(rows)} | look_inside(objective) | _of_a_life(objective) | _of_curriculum(run)
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=150)
+    return [out / name for name in figures]
+
+
+def look_inside(objective: Objective) -> dict[str, Figure]:
+    """Figures of what an objective does, by file name."""
+    if isinstance(objective, Mirror):
+        drifts = {"PPO": Clip(), "DPO": DPO(), "discovered": objective.drift}
+        return {"drift.png": drift_landscape(drifts, fractions=(0.0, 0.5, 1.0))}
+    if isinstance(objective, LPG):
+        return {"credit.png": credit(objective)}
+    return {}
+
+
+def _of_a_life(objective: Objective) -> dict[str, Figure]:
+    """What an update rule says to an agent of its own, trained for this picture."""
+    if not isinstance(objective, LPG):
+        return {}
+    env, level = make("gridworld/medium")[0], levels.sample(jax.random.key(LEVEL), "medium")
+    return {"targets.png": targets(insights(objective, env, level))}
+
+
+def _of_curriculum(run: Path) -> dict[str, Figure]:
+    """The levels that a run's curriculum likes best, if it has one."""
+    if recipe_in(run).curriculum.kind != "plr":
+        return {}
+    search, state = last_state(run)
+    buffer = state.search.buffer
+    if not (np.asarray(buffer.number) > 0).any():
+        return {}
+    return {"favourites.png": favourites(search.settings[0].agent.env, search.recipe.curriculum, buffer)}

@@ -1,0 +1,30 @@
+"""What all figures share."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+)  # Okabe and Ito
+
+
+def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
+    """Mean of [S, E] over S, and one standard error either side."""
+    seen = np.ma.masked_invalid(values)  # no return is known before an episode has ended
+    mean = seen.mean(axis=0).filled(np.nan)
+    error = (seen.std(axis=0) / np.sqrt(np.maximum(seen.count(axis=0), 1))).filled(np.nan)
+    axis.plot(x, mean, color=colour, linewidth=1.8, label=label)
+    axis.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+
+
+def cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
