@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from discover.search import MetaState, Search, free
 from discover.store import Store, open_run
 
 SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
+
+
+OFTEN = 5.0  # seconds: meta-gradient steps are quick, and need no line each
 
 
 class Result(NamedTuple):
@@ -91,6 +95,7 @@ class _Loop:
             store.metrics.unlink()
         self.steps_before = search.env_steps(self.state)
         self.writer = Writers(store.path / "tensorboard", self.recipe, wandb)
+        self._said = -math.inf
 
     def run(self, stop: list[int]) -> int | None:
         """Until the last generation or a signal; returns the signal."""
@@ -163,6 +168,10 @@ class _Loop:
         if index:
             self._seconds = 0.7 * getattr(self, "_seconds", row["seconds"]) + 0.3 * row["seconds"]
             parts.append(f"{clock(self._seconds * (total - index))} left")
+        now = time.monotonic()
+        if "meta" in row and "evaluation" not in row and now - self._said < OFTEN:
+            return
+        self._said = now
         self._say("  ".join(parts))
 
     def _say(self, line: str) -> None:
