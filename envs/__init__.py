@@ -18,6 +18,7 @@ import gymnax
 
 from envs import gridworld, levels, probes
 from envs.check import check
+from envs.seaquest import Seaquest
 from envs.uniform import Uniform
 
 __all__ = ["Uniform", "available", "check", "gridworld", "levels", "make", "probes"]
@@ -114,7 +115,8 @@ def _build(name, kwargs):
 
         task, backend = name.removeprefix("brax/").split("@")
         return Brax(task, backend=backend, **kwargs)
-    return Uniform(gymnax.make(name, **kwargs)[0], name=name)
+    env = Seaquest(**kwargs) if name == "Seaquest-MinAtar" else gymnax.make(name, **kwargs)[0]
+    return Uniform(env, name=name)
 
 
 def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:
