@@ -39,7 +39,7 @@ from discover.comparison import Comparison  # noqa: E402
 from discover.evaluate import evaluate  # noqa: E402
 from discover.evolution import EvolutionConfig  # noqa: E402
 from discover.recipe import Recipe  # noqa: E402
-from discover.run import meta_train  # noqa: E402
+from discover.run import last_state, meta_train  # noqa: E402
 from discover.setups import LossConfig, usual_setup  # noqa: E402
 from discover.train import TrainResult, train  # noqa: E402
 
@@ -53,6 +53,7 @@ __all__ = [
     "Task",
     "TrainResult",
     "evaluate",
+    "last_state",
     "meta_train",
     "plots",
     "recipes",

@@ -11,7 +11,7 @@ episode when the old one ends; `info["final_observation"]` is what was seen just
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnax
@@ -21,7 +21,7 @@ from envs.check import check
 from envs.seaquest import Seaquest
 from envs.uniform import Uniform
 
-__all__ = ["Uniform", "available", "check", "gridworld", "levels", "make", "probes"]
+__all__ = ["Uniform", "available", "check", "gridworld", "levels", "make", "probes", "register"]
 
 GYMNAX = (
     "CartPole-v1",
@@ -83,10 +83,30 @@ LEFT_OUT = {
 _built: dict[Any, Any] = {}
 
 
+_registered: dict[str, Callable[..., Any]] = {}
+
+
 def available() -> tuple[str, ...]:
     """Names that `make` takes. Brax names may end in a backend: "brax/ant@positional"."""
     grids = (f"gridworld/{name}" for name in levels.available())
-    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES), *grids)
+    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES), *grids, *_registered)
+
+
+def register(name: str, build: Callable[..., Any]) -> None:
+    """Let `make` know an environment of your own, and with it `train`, `evaluate` and recipes.
+
+    Args:
+      name: not taken, and not that of a family ("brax/", "gridworld/").
+      build: options -> an environment of the gymnax 1.0 interface. Called once for each set of options; see `check` for what
+        it has to be, and `Uniform` for one that is not quite that.
+
+    Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
+    """
+    if not name or name.startswith(("brax/", "gridworld/")) or (name in available() and name not in _registered):
+        raise ValueError(f"the name {name!r} is taken, or belongs to a family of ours: choose another.")
+    _registered[name] = build
+    for key in [key for key in _built if key[0] == name]:
+        del _built[key]
 
 
 def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
@@ -106,6 +126,8 @@ def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def _build(name, kwargs):
+    if name in _registered:
+        return _registered[name](**kwargs)
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):

@@ -1,5 +1,6 @@
 """A card says what there is to say, and its line of code runs; probe values come out as they were saved."""
 
+import json
 import re
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 import learned_objectives as lo
 from discover import recipes
 from discover.record import provenance
+from learned_objectives import cards
 from learned_objectives.library import CLOSED_FORMS, WEIGHTS
 from learned_objectives.probe import ADVANTAGES, LOG_RATIOS
 
@@ -27,6 +29,22 @@ def test_every_objective_has_a_card(name):
         assert "## How it was made" in text
         assert "## Where it was tested" in text
         assert "## Where it loses" in text
+
+
+TESTED = json.loads(cards.TESTED.read_text())
+
+
+def test_what_was_measured_is_of_what_there_is():
+    assert set(TESTED) <= set(lo.available())
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_a_card_shows_what_was_measured(name):
+    text = lo.card(name)
+    for comparison in TESTED[name].values():
+        assert comparison["score"] in text
+        for row in comparison["rows"]:
+            assert "| " + " | ".join(row.values()) + " |" in text
 
 
 @pytest.mark.parametrize("name", [name for name in lo.available() if not isinstance(lo.load(name), lo.LPG)])

@@ -16,6 +16,36 @@ OFFLINE = [name for name in gymnax.registered_envs if name != "MNISTBandit-bsuit
 PROBES = [name for name in envs.available() if name.startswith("probe/")]
 
 
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(envs, "_registered", {})
+
+
+def test_an_environment_of_ones_own_goes_by_its_name(registry):
+    built = []
+
+    def build(**options):
+        built.append(options)
+        return envs.Uniform(gymnax.make("CartPole-v1")[0])
+
+    envs.register("Mine-v0", build)
+    assert "Mine-v0" in envs.available()
+    env, _ = envs.make("Mine-v0")
+    assert envs.make("Mine-v0")[0] is env
+    assert envs.make("Mine-v0", size=3)[0] is not env
+    assert built == [{}, {"size": 3}]
+    envs.register("Mine-v0", build)
+    assert envs.make("Mine-v0")[0] is not env
+    with pytest.raises(ValueError, match="did you mean 'Mine-v0'"):
+        envs.make("Mine-v1")
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "brax/mine", "gridworld/mine", "probe/action", ""])
+def test_a_name_that_is_taken_is_refused(registry, name):
+    with pytest.raises(ValueError, match="taken, or belongs to a family"):
+        envs.register(name, lambda: None)
+
+
 @pytest.mark.parametrize("name", OFFLINE + PROBES)
 def test_keeps_the_contract(name):
     env, params = envs.make(name)
