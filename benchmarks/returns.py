@@ -108,6 +108,13 @@ def measure(group: str, cells: Path) -> Comparison:
     return Comparison(curves, misfits)
 
 
+def commits(group: str, cells: Path) -> list[str | None]:
+    """Of the code that trained a group's cells."""
+    files = [cells / group / env.replace("/", "_") / "evaluation.json" for env in GROUPS[group].budgets]
+    reports = [json.loads(file.read_text()) for file in files]
+    return sorted({cell["made_with"]["commit"] for report in reports for cell in report["cells"]}, key=str)
+
+
 def unseen(comparison: Comparison) -> Comparison:
     """Without what `lpo` and `ta_lpo` were searched on."""
     return comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.env not in SEEN})
@@ -188,6 +195,7 @@ def main() -> None:
         parts = {"all": comparison, "never seen": unseen(comparison)}
         report[group] = provenance() | {
             "about": asked.about,
+            "trained_by": commits(group, args.cells),
             "seeds": SEEDS,
             "seed": SEED,
             "objectives": {name: fingerprint(resolve_objective(name)) for name in asked.objectives},

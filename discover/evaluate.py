@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,15 @@ from discover.statistics import iqm_interval
 from discover.store import flatten, locked, write_text
 from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
 
+
+class Cell(NamedTuple):
+    """One objective in one trial."""
+
+    curve: Curve
+    made_with: dict[str, Any]  # versions, device and commit
+
+
+Cells = dict[tuple[Trial, str], Cell]
 Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
 
 
@@ -91,14 +100,15 @@ def evaluate(
     directory = None if out is None else make_directory(out)
     with contextlib.nullcontext() if directory is None else locked(directory):
         done = {} if directory is None else _resume(directory / "evaluation.json", settings, budgets)
+        here = made_with()
         for trial, name in plan:
             if (trial, name) not in done:
-                done[trial, name] = train_cell(trial, name)
+                done[trial, name] = Cell(train_cell(trial, name), here)
                 if directory is not None:
                     _write(directory, done, misfits, settings)
             if progress is not None:
-                progress(f"{trial}  {name}  IQM {iqm_interval(done[trial, name].final)}")
-        comparison = Comparison(_arranged({cell: done[cell] for cell in plan}), misfits)
+                progress(f"{trial}  {name}  IQM {iqm_interval(done[trial, name].curve.final)}")
+        comparison = Comparison(_arranged({cell: done[cell].curve for cell in plan}), misfits)
         if directory is not None:
             _write(directory, done, misfits, settings, comparison)
             try:
@@ -163,7 +173,7 @@ def fingerprint(objective: lo.Objective) -> str:
     return digest.hexdigest()[:16]
 
 
-def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> dict[tuple[Trial, str], Curve]:
+def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> Cells:
     """The cells that are there already, if they were got as these would be; ValueError with a sentence if not."""
     if not path.exists():
         return {}
@@ -175,7 +185,7 @@ def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> 
             trial, name, curve = _read_cell(cell, report["settings"])
             if (trial, name) in done:
                 raise ValueError("a cell is there twice")
-            done[trial, name] = curve
+            done[trial, name] = Cell(curve, cell.get("made_with") or report["made_with"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise ValueError(f"{path} is not a readable evaluation: choose another --out, or remove it.") from None
     mine = flatten(settings)
@@ -209,7 +219,9 @@ def _read_cell(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Tr
     return Trial(cell["env"], operator.index(cell["total_steps"])), cell["objective"], curve
 
 
-def _write(directory: Path, done, misfits, settings: Mapping[str, Any], comparison: Comparison | None = None) -> None:
+def _write(
+    directory: Path, done: Cells, misfits, settings: Mapping[str, Any], comparison: Comparison | None = None
+) -> None:
     """Every cell there is, what did not fit, and, once all is done, the statistics of what was asked for."""
     path = directory / "evaluation.json"
     before = json.loads(path.read_text()) if path.exists() else {"settings": {}, "misfits": []}
@@ -218,7 +230,6 @@ def _write(directory: Path, done, misfits, settings: Mapping[str, Any], comparis
         merged[name] = before["settings"].get(name, {}) | settings[name]
     known = {(m["objective"], m["env"]): m["why"] for m in before["misfits"]} | misfits
     report = {
-        "made_with": made_with(),
         "settings": merged,
         "misfits": [{"objective": name, "env": env, "why": why} for (name, env), why in known.items()],
         "cells": [
@@ -226,10 +237,11 @@ def _write(directory: Path, done, misfits, settings: Mapping[str, Any], comparis
                 "env": trial.env,
                 "total_steps": trial.total_steps,
                 "objective": name,
-                "env_steps": curve.env_steps.tolist(),
-                "returns": as_json(curve.returns),
+                "env_steps": cell.curve.env_steps.tolist(),
+                "returns": as_json(cell.curve.returns),
+                "made_with": cell.made_with,
             }
-            for (trial, name), curve in done.items()
+            for (trial, name), cell in done.items()
         ],
         "statistics": None if comparison is None else comparison.statistics(),
     }

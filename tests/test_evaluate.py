@@ -80,6 +80,15 @@ def test_more_may_be_asked_and_what_was_not_is_kept(tmp_path, counted):
     assert (tmp_path / "budgets.png").exists()
 
 
+def test_each_cell_keeps_what_it_was_made_with(tmp_path, counted, monkeypatch):
+    evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
+    monkeypatch.setattr(ev, "made_with", lambda: {"commit": "later"})
+    evaluate(["ppo", "dpo"], [WORLD], out=tmp_path, **SMALL)
+    first, second = json.loads((tmp_path / "evaluation.json").read_text())["cells"]
+    assert first["made_with"]["versions"]["jax"] == jax.__version__
+    assert second["made_with"] == {"commit": "later"}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
