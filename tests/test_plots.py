@@ -10,6 +10,7 @@ import envs
 import learned_objectives as lo
 from discover import plots
 from discover.agent import Agent
+from discover.comparison import Curve
 from discover.curriculum import CurriculumConfig, Tasks, empty
 from discover.insight import insights
 from discover.setups import GRID
@@ -84,3 +85,10 @@ def test_favourites_are_what_is_replayed_most():
     figure = plots.favourites(ENV, config, buffer.replace(task=task, score=scores, number=jnp.arange(1, 5)), count=2)
     shown = [axis.get_title().split("\n")[0] for axis in figure.axes]
     assert shown == ["score 0.9", "score 0.5", "score 0.3", "score 0.1"]
+
+
+def test_a_dollar_in_a_name_is_a_dollar():
+    curve = Curve(np.ones((2, 3)), np.arange(3))
+    figure = plots.learning_curves({"a $x$": curve, "$": curve}, title="$5")
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [r"a \$x\$", r"\$"]

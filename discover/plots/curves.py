@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from discover.plots.style import COLOURS, band, cycle
+from discover.plots.style import COLOURS, band, cycle, plain
 from discover.statistics import Interval, iqm_interval
 from discover.train import TrainResult
 
@@ -22,7 +22,7 @@ def learning_curves(results: Mapping[str, TrainResult | Curve], *, title: str = 
     axis = figure.subplots()
     for colour, (label, result) in zip(cycle(len(results)), results.items(), strict=True):
         band(axis, result.env_steps, result.returns, colour, label)
-    axis.set(xlabel="environment steps", ylabel="return of finished episodes", title=title)
+    axis.set(xlabel="environment steps", ylabel="return of finished episodes", title=plain(title))
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
     return figure
@@ -46,7 +46,7 @@ def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "")
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(list(rows.values()), list(rows))
+    axes[0].set_yticks(list(rows.values()), list(map(plain, rows)))
     figure.supxlabel("score: 0 a random policy, 1 PPO", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -70,7 +70,7 @@ def budgets(comparison: Comparison) -> Figure:
                 value, low, high = np.where(
                     np.isfinite(y), y, np.nan
                 ).T  # agents without a return have no place on an axis
-                axis.plot(x, value, color=colour, marker="o", label=name)
+                axis.plot(x, value, color=colour, marker="o", label=plain(name))
                 axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_xlim(0.9 * trials[0].total_steps, 1.1 * trials[-1].total_steps)
         axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=env)

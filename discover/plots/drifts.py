@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from discover.plots.style import plain
 from learned_objectives import Drift, Progress
 
 LIFETIME = 1e6
@@ -39,8 +40,8 @@ def drift_landscape(drifts: Mapping[str, Drift], *, fractions: Sequence[float] =
             calm = np.ma.masked_where(np.abs(advantage) < 0.1, slope)  # divided by less, the slope is noise
             levels = [TURNS_BACK]
             right.contour(log_ratio, advantage, calm, levels=levels, colors="black", linewidths=0.8, linestyles="solid")
-        left.set_title(f"{label}: drift")
-        right.set_title(f"{label}: slope (black: turns back)")
+        left.set_title(f"{plain(label)}: drift")
+        right.set_title(f"{plain(label)}: slope (black: turns back)")
         left.set_ylabel("advantage A (standardised)")
     for axis in axes[-1]:
         axis.set_xlabel("log ratio log r")

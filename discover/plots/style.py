@@ -22,9 +22,14 @@ def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
     seen = np.ma.masked_invalid(values)  # no return is known before an episode has ended
     mean = seen.mean(axis=0).filled(np.nan)
     error = (seen.std(axis=0) / np.sqrt(np.maximum(seen.count(axis=0), 1))).filled(np.nan)
-    axis.plot(x, mean, color=colour, linewidth=1.8, label=label)
+    axis.plot(x, mean, color=colour, linewidth=1.8, label=plain(label))
     axis.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
 
 
 def cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def plain(name: str) -> str:
+    """A name as it is written, where matplotlib would read what is between two dollars as mathematics."""
+    return name.replace("$", r"\$")
