@@ -96,8 +96,6 @@ def measure(group: str, cells: Path) -> Comparison:
             total_steps=budgets,
             num_seeds=SEEDS,
             seed=SEED,
-            # A minibatch of MinAtar's frames fills a core; of other agents, several side by side do.
-            chunk=1 if env.endswith("-MinAtar") else None,
             agent=asked.agent,
             loss=asked.loss,
             out=cells / group / env.replace("/", "_"),

@@ -39,7 +39,7 @@ class Train:
     num_seeds: int = 8  # agents
     seed: int = 0
     num_evals: int = 20  # points of the learning curve
-    chunk: int | None = None  # agents trained side by side on a device; None: all of its share
+    chunk: int | None = None  # agents trained side by side on a device; None: as many as suit it
     out: Path | None = None  # a directory for train.jsonl and curve.png
     agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -72,7 +72,7 @@ class Evaluate:
     num_seeds: int = 10  # agents per objective and environment
     seed: int = 0
     num_evals: int = 20  # points of the learning curves
-    chunk: int | None = None  # agents trained side by side on a device; None: all of its share
+    chunk: int | None = None  # agents trained side by side on a device; None: as many as suit it
     out: Path | None = None  # a directory for evaluation.json and figures
 
 

@@ -13,6 +13,8 @@ import learned_objectives as lo
 from discover import rollout as ro
 from discover.agent import Agent, AgentConfig, permutations
 from discover.networks import make_networks, orthogonalise
+from discover.setups import usual_setup
+from discover.train import _usual_chunk, make_life
 
 GAMMA = 0.9
 SMALL = AgentConfig(num_envs=16, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
@@ -291,3 +293,11 @@ def test_actions_reach_the_bounds_and_no_further():
 def test_a_configuration_that_cannot_be_is_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         dataclasses.replace(AgentConfig(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"), [("Breakout-MinAtar", 1), ("CartPole-v1", None), ("gridworld/dense", None), ("brax/ant", None)]
+)
+def test_agents_take_turns_where_one_fills_a_core(name, chunk):
+    agent, _, _ = make_life(name, usual_setup(name).agent, 100_000)
+    assert _usual_chunk(agent) == chunk
