@@ -18,8 +18,9 @@ from typing import Any
 from benchmarks.record import ROOT, provenance
 from discover import plots, recipes, references, statistics
 from discover.agent import AgentConfig
-from discover.comparison import Comparison, Trial, finite
-from discover.evaluate import evaluate, fingerprint
+from discover.comparison import Comparison, Trial, count_of, finite
+from discover.evaluate import evaluate
+from discover.record import fingerprint
 from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
 from discover.store import write_text
 from discover.train import as_json, resolve_objective
@@ -39,6 +40,7 @@ class Group:
     objectives: tuple[str, ...]
     baseline: str
     budgets: dict[str, tuple[int, ...]]  # environment -> environment steps of each agent
+    seen: tuple[str, ...] = ()  # what objectives of the group were searched on
     agent: AgentConfig | None = None  # None: as usual for the environment
     loss: LossConfig | None = None
 
@@ -61,6 +63,7 @@ GROUPS = {
             "SpaceInvaders-MinAtar": (MINATAR_STEPS,),
             "Seaquest-MinAtar": (MINATAR_STEPS,),
         },
+        SEEN,
     ),
     # GROOVE's agents on MinAtar: one step of Adam at 5e-4 per rollout of 64 x 20, two layers of 64.
     "rules": Group(
@@ -71,14 +74,15 @@ GROUPS = {
             name: (MINATAR_STEPS,)
             for name in ("CartPole-v1", "Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")
         },
-        SHUFFLED_GRID.agent,
-        SHUFFLED_GRID.loss,
+        agent=SHUFFLED_GRID.agent,
+        loss=SHUFFLED_GRID.loss,
     ),
     "horizons": Group(
         "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
         ("ppo", "lpo", "ta_lpo"),
         "ppo",
         {name: (65_536, 131_072, 262_144) for name in ("Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")},
+        SEEN,
         recipes.lpo_small().agent,
         MINATAR.loss,
     ),
@@ -113,9 +117,9 @@ def commits(group: str, cells: Path) -> list[str | None]:
     return sorted({cell["made_with"]["commit"] for report in reports for cell in report["cells"]}, key=str)
 
 
-def unseen(comparison: Comparison) -> Comparison:
-    """Without what `lpo` and `ta_lpo` were searched on."""
-    return comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.env not in SEEN})
+def unseen(comparison: Comparison, asked: Group) -> Comparison:
+    """Without what the group's objectives were searched on."""
+    return comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.env not in asked.seen})
 
 
 def better(comparison: Comparison, trial: Trial, name: str, baseline: str) -> statistics.Interval:
@@ -155,7 +159,7 @@ def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
         mine, theirs = (statistics.iqm_interval(curves[which].final) for which in (name, asked.baseline))
         digits = ".1f" if max(map(abs, (*mine, *theirs))) >= 10 else ".2f"
         row = {
-            "environment": trial.env + (" (searched on)" if trial.env in SEEN and "lpo" in name else ""),
+            "environment": trial.env + (" (searched on)" if trial.env in asked.seen and "lpo" in name else ""),
             "steps": f"{trial.total_steps:,}",
             "return": f"{mine:{digits}}",
         }
@@ -186,11 +190,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/returns.json")
     args = parser.parse_args()
-    report = json.loads(args.out.read_text())["groups"] if args.out.exists() else {}
+    report = json.loads(args.out.read_text()).get("groups", {}) if args.out.exists() else {}
     tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
     for group in args.groups:
-        asked, comparison = GROUPS[group], measure(group, args.cells)
-        parts = {"all": comparison, "never seen": unseen(comparison)}
+        asked = GROUPS[group]
+        try:
+            comparison = measure(group, args.cells)
+        except ValueError as error:
+            raise SystemExit(f"{error} (Here that is --cells.)") from None
+        parts = {"all": comparison, "never seen": unseen(comparison, asked)}
         report[group] = provenance() | {
             "about": asked.about,
             "trained_by": commits(group, args.cells),
@@ -209,8 +217,8 @@ def main() -> None:
         print(comparison.table())
         for which, part in parts.items():
             if summary := part.summary(asked.baseline):
-                count = len(part.common())
-                figure = plots.intervals(summary, title=f"{count} environments{'' if which == 'all' else ', ' + which}")
+                count = count_of(len(part.common()), "trial")
+                figure = plots.intervals(summary, title=count + ("" if which == "all" else f", {which}"))
                 figure.savefig(args.out.with_name(f"returns-{group}-{which.replace(' ', '-')}.png"), dpi=150)
         if any(len(budgets) > 1 for budgets in asked.budgets.values()):
             plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)

@@ -19,6 +19,8 @@ from benchmarks.record import ROOT
 from discover import statistics
 from discover.evaluate import evaluate
 from discover.recipe import recipe_of
+from discover.store import write_text
+from learned_objectives.cards import TESTED
 from learned_objectives.library import WEIGHTS
 
 VALIDATION = "gridworld/medium"  # of update rules
@@ -166,6 +168,10 @@ def main() -> None:
         WEIGHTS / f"{args.name}.safetensors",
         lo.record(source) | {"card": card, "probe": lo.probe(objective)},
     )
+    if TESTED.exists():  # what was measured was another one
+        known = json.loads(TESTED.read_text())
+        known.pop(args.name, None)
+        write_text(TESTED, json.dumps(known, indent=1) + "\n")
     print(lo.card(args.name))
 
 

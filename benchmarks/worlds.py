@@ -21,8 +21,9 @@ import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import statistics
 from discover.comparison import Trial
-from discover.evaluate import evaluate, fingerprint
+from discover.evaluate import evaluate
 from discover.recipe import recipe_of
+from discover.record import fingerprint
 
 HELD_OUT = ("gridworld/small", "gridworld/medium", "gridworld/dense", "gridworld/sparse", "gridworld/long")
 SEEDS = 16  # levels and agents of each world

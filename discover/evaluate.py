@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import operator
 import os
@@ -12,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
 from discover.comparison import Comparison, Curve, Trial, count_of
-from discover.record import made_with
+from discover.record import fingerprint, made_with
 from discover.setups import LossConfig, usual_setup
 from discover.statistics import iqm_interval
 from discover.store import flatten, locked, write_text
@@ -162,15 +160,6 @@ def _arranged(done: Mapping[tuple[Trial, str], Curve]) -> dict[Trial, dict[str, 
     for (trial, name), curve in done.items():
         curves.setdefault(trial, {})[name] = curve
     return curves
-
-
-def fingerprint(objective: lo.Objective) -> str:
-    """Of an objective's structure and every number in it."""
-    leaves, structure = jax.tree.flatten(objective)
-    digest = hashlib.sha256(str(structure).encode())
-    for leaf in leaves:
-        digest.update(np.asarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> Cells:

@@ -23,8 +23,8 @@ PyTree = Any
 class EvolutionSearch(Search):
     """Evolution strategies: candidates in pairs, each life judged at its end."""
 
-    def __init__(self, recipe: Recipe):
-        super().__init__(recipe)
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
+        super().__init__(recipe, template)
         if recipe.curriculum.kind == "plr":
             raise ValueError(
                 "curriculum.kind 'plr' replays tasks between the windows of a meta-gradient; with evolution choose 'uniform' or "

@@ -40,8 +40,8 @@ class GradientState(struct.PyTreeNode):
 class GradientSearch(Search):
     """Meta-gradients over members whose lives roll on, born into the tasks of a curriculum."""
 
-    def __init__(self, recipe: Recipe):
-        super().__init__(recipe)
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
+        super().__init__(recipe, template)
         if len(self.settings) != 1:
             raise ValueError(
                 f"a meta-gradient search takes one environment, which may be a distribution, and envs names {len(self.settings)}."

@@ -21,9 +21,9 @@ class Insight(NamedTuple):
     """At one moment of a life, over the pairs of state and action that the agent meets and over the states."""
 
     fraction: float  # of the life that has passed
-    policy_target: np.ndarray  # f32[pairs], mean pi-hat
-    advantage: np.ndarray  # f32[pairs], of the agent's policy at that moment, exact
-    reading: np.ndarray  # f32[states], mean phi(y-hat): what the rule itself reads in the prediction that it asks for
+    policy_target: np.ndarray  # f64[pairs], mean pi-hat
+    advantage: np.ndarray  # f32[pairs], of the agent's policy at that moment, exact with an episode to go
+    reading: np.ndarray  # f64[states], mean phi(y-hat): what the rule itself reads in the prediction that it asks for
     value: np.ndarray  # f32[states], of the agent's policy at that moment, exact
     ret: float  # undiscounted return of the policy, from the start of an episode; exact
 
@@ -40,23 +40,27 @@ def insights(
 ) -> list[Insight]:
     """Train one tabular agent with the rule, and look at the targets of one rollout at each fraction of its life.
 
-    Raises ValueError for an environment whose observations do not number its states.
+    Returns one insight for each fraction. Raises ValueError for an environment whose observations do not number its states, for
+    a level whose objects move, and for fractions that are none.
     """
-    if env.observation != "index":
+    if env.observation != "index" or bool(level.shuffled):
         raise ValueError(
-            f"insights are of tabular agents: make the world with observation='index', not {env.observation!r}."
+            "insights are of tabular agents, and need worlds with observation='index', whose objects keep their cells."
         )
+    if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
+        raise ValueError(f"fractions must be some in [0, 1], and are {tuple(fractions)}.")
     agent = Agent.fit(env, config, lpg)
     task = agent.task(level, num_updates * config.steps_per_update)
     key = jax.random.key(seed)
     state, update = jax.jit(agent.init)(task, key), jax.jit(lambda state: agent.update(lpg, task, state)[0])
     look = jax.jit(lambda state: _look(agent, lpg, task, state))
-    found, moments = [], [round(fraction * num_updates) for fraction in fractions]
+    moments = [round(fraction * num_updates) for fraction in fractions]
+    found = {}
     for step in range(max(moments) + 1):
         if step in moments:
-            found.append(_insight(step / num_updates, *map(np.asarray, look(state))))
+            found[step] = _insight(step / num_updates, *map(np.asarray, look(state)))
         state = update(state)
-    return found
+    return [found[step] for step in moments]
 
 
 def _look(agent: Agent, lpg: LPG, task, state):

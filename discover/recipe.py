@@ -56,7 +56,7 @@ class Recipe:
     start: str = (
         "ppo"  # the drift of generation 0, for lpo and ta_lpo: ppo, none, or the name or file of one found before
     )
-    epsilon: float = 0.2  # PPO's clip at generation 0
+    epsilon: float = 0.2  # PPO's clip at generation 0, where the start is ppo
     width: int = 128  # of the drift's hidden layer, for lpo and ta_lpo that start at ppo or none
     envs: tuple[str, ...] = ("CartPole-v1",)  # each trained in apart; their shaped fitness is averaged
     total_steps: int | None = 30_720  # environment steps in one life; None: as the distribution of worlds has it
@@ -86,6 +86,10 @@ class Recipe:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}.")
+        if not isinstance(self.start, str) or not self.start:
+            raise ValueError(f"start must be 'ppo', 'none', or the name or file of an LPO, and is {self.start!r}.")
+        if self.start != "ppo" and self.objective not in ("lpo", "ta_lpo"):
+            raise ValueError(f"start is for lpo and ta_lpo, and the objective of this recipe is {self.objective}.")
         if not self.envs:
             raise ValueError("envs must name at least one environment: `discover list` shows them.")
         if self.learning_rates and len(self.learning_rates) != len(self.envs):
@@ -121,12 +125,20 @@ class Recipe:
             return self.loss.on(lo.Mirror(drift=lo.Clip(jnp.float32(self.epsilon))))
         return as_arrays(self.loss.on(lo.load(self.objective)))
 
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether generation 0 is what another search found."""
+        return self.start not in ("ppo", "none")
+
     def _drift(self, time_aware: bool) -> lo.LPO:
-        if self.start in ("ppo", "none"):
+        if not self.starts_elsewhere:
             epsilon = self.epsilon if self.start == "ppo" else None
             key = purpose_key(self.seed, "template")
             return lo.LPO.create(key, width=self.width, time_aware=time_aware, epsilon=epsilon)
-        found = resolve_objective(self.start)
+        try:
+            found = resolve_objective(self.start)
+        except ValueError as error:
+            raise ValueError(f"start is neither 'ppo' nor 'none', and no LPO found before: {error}") from None
         drift = found.drift if isinstance(found, lo.Mirror) else None
         if not isinstance(drift, lo.LPO):
             raise ValueError(

@@ -60,8 +60,9 @@ def lpo_minatar() -> Recipe:
 def lpo_small() -> Recipe:
     """`lpo_minatar` for two cores: population 16, lives of 131,072 steps, agents as usual on MinAtar.
 
-    Agents as usual, because a drift is made to measure: one found with smaller networks and shorter rollouts gains on the games
-    it was found on, and loses there to PPO with these.
+    In a life this short no episode of Freeway ends: its fitness is the reward of the whole life. Agents are those that the drift
+    is meant for, because it is made to measure: one found with smaller networks and shorter rollouts gained on the games
+    that it was found on, and lost there to PPO with these.
     """
     return replace(
         lpo_minatar(),

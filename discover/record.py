@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import math
 import platform
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+import learned_objectives as lo
 from discover.recipe import Recipe
 
 
@@ -30,6 +33,15 @@ def made_with() -> dict[str, Any]:
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "commit": _commit(),
     }
+
+
+def fingerprint(objective: lo.Objective) -> str:
+    """Of an objective's structure and every number in it."""
+    leaves, structure = jax.tree.flatten(objective)
+    digest = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

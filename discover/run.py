@@ -15,13 +15,14 @@ from discover import parallel
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
-from discover.record import Writers, clock, import_wandb, mean_return, number, provenance, show
+from discover.record import Writers, clock, fingerprint, import_wandb, mean_return, number, provenance, show
 from discover.search import MetaState, Search, free
 from discover.store import Store, open_run
 
 SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
 
 
+START = "start.safetensors"  # in a run's directory, if its recipe starts from what another found
 OFTEN = 5.0  # seconds: meta-gradient steps are quick, and need no line each
 
 
@@ -46,8 +47,10 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
     """
     if wandb:
         import_wandb()
-    search = SEARCHES[recipe.method](recipe)
+    search = _search(recipe, Path(out))
     with open_run(out, recipe) as store, _stop_signals() as stop:
+        if recipe.starts_elsewhere and not (store.path / START).exists():
+            lo.save(search.template, store.path / START)
         loop = _Loop(search, store, quiet, wandb)
         try:
             stopped = loop.run(stop)
@@ -60,23 +63,32 @@ def recipe_in(out: str | Path) -> Recipe:
     """The recipe of the run in a directory. Raises ValueError if there is none, or one of another version."""
     path = Path(out) / "recipe.json"
     try:
-        return recipe_of({"recipe": json.loads(path.read_text())})
-    except (OSError, json.JSONDecodeError):
+        recipe = json.loads(path.read_text())
+    except (OSError, ValueError):
         raise ValueError(f"{out} holds no run: there is no readable {path.name} in it.") from None
+    try:
+        return recipe_of({"recipe": recipe})
+    except ValueError as error:
+        raise ValueError(f"{path} is no recipe of this version: {error}") from None
 
 
 def last_state(out: str | Path) -> tuple[Search, MetaState]:
     """The search of the run in a directory, and its state at the newest readable checkpoint: for a look at its curriculum, its
-    agents, its mean. Raises ValueError if there is no run, or no checkpoint yet."""
-    recipe = recipe_in(out)
-    search = SEARCHES[recipe.method](recipe)
+    agents, its mean. The run may be going on. Raises ValueError if there is none, or no checkpoint yet."""
+    search = _search(recipe_in(out), Path(out))
     state = search.init()
-    restored = Store(Path(out)).restore(parallel.bare(state))
-    if restored is None:
-        raise ValueError(
-            f"{out} has no checkpoint yet: wait for the first, every {recipe.checkpoint_every} generations."
-        )
-    return search, search.placed(parallel.dress(restored[1], state))
+    found = Store(Path(out)).peek(parallel.bare(state))
+    if found is None:
+        raise ValueError(f"{out} holds no checkpoint that can be read: let the run make one.")
+    return search, search.placed(parallel.dress(found[1], state))
+
+
+def _search(recipe: Recipe, out: Path) -> Search:
+    """The search of a recipe. One that starts from what another found does so from a copy in its own directory, once it has one:
+    what lies elsewhere may change, or go."""
+    if recipe.starts_elsewhere and (out / START).exists():
+        return SEARCHES[recipe.method](recipe, lo.load(out / START))
+    return SEARCHES[recipe.method](recipe)
 
 
 class _Loop:
@@ -148,6 +160,8 @@ class _Loop:
             "env_steps": self.search.env_steps(self.state),
             "evaluations": evaluations,
         }
+        if self.recipe.starts_elsewhere:
+            record["start"] = fingerprint(self.search.template)
         self.store.export(self.state.best, record)
 
     def _progress(self, row: dict[str, Any]) -> None:
@@ -169,7 +183,8 @@ class _Loop:
             self._seconds = 0.7 * getattr(self, "_seconds", row["seconds"]) + 0.3 * row["seconds"]
             parts.append(f"{clock(self._seconds * (total - index))} left")
         now = time.monotonic()
-        if "meta" in row and "evaluation" not in row and now - self._said < OFTEN:
+        quick = "meta" in row and "evaluation" not in row and row["meta"]["gradient_norm"] is not None
+        if quick and now - self._said < OFTEN:
             return
         self._said = now
         self._say("  ".join(parts))

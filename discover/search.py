@@ -91,9 +91,10 @@ class Search:
     Every key is a function of (seed, purpose, generation, pair or member, life).
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
+        """`template`: the objective of generation 0, if it is not to be made by the recipe."""
         self.recipe = recipe
-        self.template = recipe.template()
+        self.template = recipe.template() if template is None else template
         self.settings = tuple(self._settings())
 
     def _settings(self):

@@ -77,6 +77,18 @@ class Store:
             raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start anew.")
         return None
 
+    def peek(self, template: PyTree) -> tuple[int, PyTree] | None:
+        """As `restore`, and leaves no trace: for a look at a run that may be going on. None if nothing can be read."""
+        directory = (self.path / "checkpoints").resolve()
+        abstract = jax.tree.map(_abstract, _filled(template))
+        for _ in range(3 if directory.is_dir() else 0):  # its writer may take away what was just listed
+            manager = _orbax().CheckpointManager(directory, options=_orbax().CheckpointManagerOptions(read_only=True))
+            for step in sorted(manager.all_steps(), reverse=True):
+                with contextlib.suppress(Exception):  # whatever a damaged file makes tensorstore raise
+                    state = manager.restore(step, args=_orbax().args.StandardRestore(abstract))
+                    return step, jax.tree.map(lambda x, like: x if like.size else like, state, template)
+        return None
+
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:
             damaged = self.path / "checkpoints" / f"damaged-{step}"

@@ -102,7 +102,8 @@ def register(name: str, build: Callable[..., Any]) -> None:
 
     Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
     """
-    if not name or name.startswith(("brax/", "gridworld/")) or (name in available() and name not in _registered):
+    taken = name in LEFT_OUT or (name in available() and name not in _registered)
+    if not name or name.startswith(("brax/", "gridworld/")) or taken:
         raise ValueError(f"the name {name!r} is taken, or belongs to a family of ours: choose another.")
     _registered[name] = build
     for key in [key for key in _built if key[0] == name]:
@@ -127,7 +128,10 @@ def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
 def _build(name, kwargs):
     if name in _registered:
-        return _registered[name](**kwargs)
+        env = _registered[name](**kwargs)
+        if not hasattr(env, "default_params"):
+            raise ValueError(f"{name!r} was registered with what builds a {type(env).__name__}, and no environment.")
+        return env
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):

@@ -329,10 +329,14 @@ def value_iteration(
 def policy_evaluation(
     env: GridWorld, level: Level, policy: jax.Array, *, gamma: float = 1.0, steps: int | jax.Array | None = None
 ) -> jax.Array:
-    """What every action is worth under a policy f32[num_states, A], as long as `value_iteration` looks: f32[num_states, A].
+    """What every action is worth under a policy f32[num_states, A], with `steps`, at least 1, to go: f32[num_states, A].
 
     Q_n(s, a) = E[r + gamma (1 - end) V_{n-1}(s')],    V_n(s) = sum_a policy(a|s) Q_n(s, a),    V_0 = 0
+
+    As exact as `value_iteration`, and for the same worlds. Raises ValueError for a policy of another shape.
     """
+    if policy.shape != (env.num_states, env.num_actions):
+        raise ValueError(f"policy must have shape {(env.num_states, env.num_actions)}, and has {policy.shape}.")
     action_values = _action_values(env, level, gamma)
     chosen = jnp.moveaxis(policy.reshape(-1, env.num_cells, env.num_actions), 0, -1)  # [C, A, 2^O]
     steps = level.max_steps_in_episode if steps is None else steps

@@ -203,10 +203,11 @@ def compiled(recipe):
     return search
 
 
-def sharing_programs(recipe):
+def sharing_programs(recipe, template=None):
     """A search whose programs are compiled once for all tests: how long a run is does not enter them."""
     search = copy.copy(compiled(dataclasses.replace(recipe, generations=1, checkpoint_every=1)))
     search.recipe = recipe
+    search.template = search.template if template is None else template
     return search
 
 

@@ -40,7 +40,15 @@ def test_an_environment_of_ones_own_goes_by_its_name(registry):
         envs.make("Mine-v1")
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "brax/mine", "gridworld/mine", "probe/action", ""])
+def test_what_builds_no_environment_is_named(registry):
+    envs.register("Pair-v0", lambda: gymnax.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="'Pair-v0' was registered with what builds a tuple"):
+        envs.make("Pair-v0")
+
+
+@pytest.mark.parametrize(
+    "name", ["CartPole-v1", "brax/mine", "gridworld/mine", "probe/action", "MNISTBandit-bsuite", ""]
+)
 def test_a_name_that_is_taken_is_refused(registry, name):
     with pytest.raises(ValueError, match="taken, or belongs to a family"):
         envs.register(name, lambda: None)

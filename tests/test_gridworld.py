@@ -231,6 +231,8 @@ def test_what_a_random_walk_is_worth_by_hand():
     assert not worth[:2].any()  # nothing is left to take
     one = policy_evaluation(env, level, jnp.full((4, 5), 0.2), gamma=0.9, steps=1)
     np.testing.assert_array_equal(one[2], [0, 0, 0, 0, 1])
+    with pytest.raises(ValueError, match=r"policy must have shape \(4, 5\), and has \(2, 5\)"):
+        policy_evaluation(env, level, jnp.full((2, 5), 0.2))
 
 
 def test_policy_iteration_comes_to_value_iteration():

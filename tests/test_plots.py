@@ -62,15 +62,19 @@ def test_each_kind_of_objective_is_looked_into():
 
 def test_targets_stand_beside_the_truth():
     env, level = envs.make("gridworld/small")[0], envs.levels.sample(jax.random.key(1), "small")
-    found = insights(lo.load("lpg"), env, level, num_updates=20, fractions=(0.0, 1.0))
-    assert [each.fraction for each in found] == [0.0, 1.0]
-    assert found[1].ret > found[0].ret
+    found = insights(lo.load("lpg"), env, level, num_updates=20, fractions=(1.0, 0.0, 0.01))
+    assert [each.fraction for each in found] == [1.0, 0.0, 0.0]
+    assert found[0].ret > found[1].ret
     figure = plots.targets(found)
     for column, each in enumerate(found):
         dots = figure.axes[column].collections[0].get_offsets()
         np.testing.assert_allclose(dots, np.stack([each.advantage, each.policy_target], 1))
-    with pytest.raises(ValueError, match="observation='index', not 'planes'"):
+    with pytest.raises(ValueError, match="observation='index', whose objects keep their cells"):
         insights(lo.load("lpg"), envs.make("gridworld/small", observation="planes")[0], level)
+    with pytest.raises(ValueError, match="whose objects keep their cells"):
+        insights(lo.load("lpg"), env, level.replace(shuffled=jnp.bool_(True)))
+    with pytest.raises(ValueError, match=r"fractions must be some in \[0, 1\], and are \(2.0,\)"):
+        insights(lo.load("lpg"), env, level, fractions=(2.0,))
 
 
 def test_favourites_are_what_is_replayed_most():
@@ -79,6 +83,8 @@ def test_favourites_are_what_is_replayed_most():
     buffer = empty(config, Tasks(agent, None, 40.0, None, 0))
     with pytest.raises(ValueError, match="the buffer is empty"):
         plots.favourites(ENV, config, buffer)
+    with pytest.raises(ValueError, match="these tasks are of CartPole-v1"):
+        plots.favourites(envs.make("CartPole-v1")[0], config, buffer)
     level = jax.vmap(ENV.sample_level)(jax.random.split(jax.random.key(0), 4))
     task = buffer.task.replace(env_params=level)
     scores = jnp.array([0.3, 0.9, 0.1, 0.5])

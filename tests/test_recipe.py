@@ -71,6 +71,12 @@ def test_no_search_starts_from_what_is_no_lpo(start, sentence):
         dataclasses.replace(recipes.lpo_minatar(), start=start).template()
 
 
+@pytest.mark.parametrize(("name", "start"), [("lpg", "none"), ("lpo_minatar", ""), ("lpo_minatar", None)])
+def test_a_start_that_cannot_be_is_refused(name, start):
+    with pytest.raises(ValueError, match="start "):
+        dataclasses.replace(recipes.get(name), start=start)
+
+
 def test_a_timeless_search_does_not_start_from_a_time_aware_drift(found, tmp_path):
     lo.save(found[0].timed(), tmp_path / "timed.safetensors")
     recipe = dataclasses.replace(recipes.lpo_minatar(), start=str(tmp_path / "timed.safetensors"))

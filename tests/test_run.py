@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,42 @@ def test_generations_may_grow(first, tmp_path):
     crash.search(tmp_path / "run", generations=4)
     crash.search(tmp_path / "run")
     assert crash.exported(tmp_path / "run") == crash.exported(first.result.out)
+
+
+def test_what_a_search_started_from_stays_with_it(tmp_path):
+    found, run = tmp_path / "found.safetensors", tmp_path / "run"
+    drift = lo.LPO.create(jax.random.key(0), width=32, epsilon=0.3)
+    lo.save(drift, found)
+    crash.search(run, generations=1, start=found)
+    lo.save(drift.replace(epsilon=0.1), found)
+    result = crash.search(run, generations=2, start=found)
+    assert result.objective.drift.epsilon == 0.3
+    found.unlink()
+    assert last_state(run)[0].template.drift.epsilon == 0.3
+    first, second = (lo.record(run / "objective.safetensors")["start"] for _ in range(2))
+    assert first == second
+
+
+def listing(directory):
+    return sorted((str(path), path.stat().st_mtime_ns) for path in directory.rglob("*"))
+
+
+def test_a_look_leaves_no_trace(first, tmp_path):
+    shutil.copytree(first.result.out, tmp_path / "run")
+    steps = sorted((tmp_path / "run/checkpoints").iterdir(), key=lambda path: int(path.name))
+    damage(steps[-1], "cut")
+    (tmp_path / "run/checkpoints/99.orbax-checkpoint-tmp").mkdir()  # as its writer has it half written
+    before = listing(tmp_path / "run")
+    assert int(last_state(tmp_path / "run")[1].generation) == int(steps[-2].name)
+    assert listing(tmp_path / "run") == before
+
+
+def test_there_is_nothing_to_see_before_the_first_checkpoint(first, tmp_path):
+    shutil.copytree(first.result.out, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(ValueError, match="holds no checkpoint that can be read"):
+        last_state(tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def damage(checkpoint, how):

@@ -42,13 +42,13 @@ def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "")
                 axis.plot([value, value], [rows[objective] - 0.3, rows[objective] + 0.3], color=colour, linewidth=2)
         if name.startswith("P("):
             axis.axvline(0.5, color="0.5", linewidth=0.8, linestyle="--")
-        axis.set_title(name + (" (lower is better)" if "gap" in name else ""), fontsize=9)
+        axis.set_title(plain(name) + (" (lower is better)" if "gap" in name else ""), fontsize=9)
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(list(rows.values()), list(map(plain, rows)))
     figure.supxlabel("score: 0 a random policy, 1 PPO", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     return figure
 
 
@@ -73,7 +73,7 @@ def budgets(comparison: Comparison) -> Figure:
                 axis.plot(x, value, color=colour, marker="o", label=plain(name))
                 axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_xlim(0.9 * trials[0].total_steps, 1.1 * trials[-1].total_steps)
-        axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=env)
+        axis.set(xscale="log", xlabel="environment steps in a life", ylabel="final return (IQM)", title=plain(env))
         axis.legend(frameon=False)
         axis.grid(alpha=0.25)
     return figure
@@ -96,7 +96,7 @@ def search_curve(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figur
         axis.set(
             xlabel="generation",
             ylabel="return at the end of a life",
-            title=f"{title} {name}".strip(),
+            title=plain(f"{title} {name}".strip()),
         )
         axis.legend(frameon=False)
         axis.grid(alpha=0.25)

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from discover.plots.style import plain
+from discover.plots.style import LIFETIME, plain
 from learned_objectives import Drift, Progress
 
-LIFETIME = 1e6
 TURNS_BACK = -0.02  # a slope below zero by more than rounding
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from discover.insight import Insight
-from discover.plots.style import COLOURS
+from discover.plots.style import COLOURS, LIFETIME
 from learned_objectives import LPG, Progress, Rollout
-
-LIFETIME = 1e6
 
 
 def credit(lpg: LPG, *, steps: int = 20, fractions: Sequence[float] = (0.0, 0.5, 1.0)) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -25,11 +26,15 @@ LEVEL = 1  # of gridworld/medium, that an update rule is looked at in
 def draw_run(run: Path, out: Path) -> list[Path]:
     """Figures of a run, written into `out`: its search, and a look into what it found. Returns their paths."""
     rows = read_rows(run / "metrics.jsonl")
-    if not any("evaluation" in row for row in rows) or not (run / "objective.safetensors").exists():
+    if not any(row.get("evaluation") for row in rows) or not (run / "objective.safetensors").exists():
         raise ValueError(f"{run} holds no run with an evaluated objective: give the directory of one.")
     out.mkdir(parents=True, exist_ok=True)
     objective = resolve_objective(run)
-    figures = {"search.png": search_curve(rows)} | look_inside(objective) | _of_a_life(objective) | _of_curriculum(run)
+    figures = {"search.png": search_curve(rows)} | look_inside(objective) | _of_a_life(objective)
+    try:
+        figures |= _of_curriculum(run)
+    except ValueError as error:  # the others do not need what is missing
+        warnings.warn(f"The curriculum's favourites are left out: {error}", stacklevel=2)
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=150)
     return [out / name for name in figures]
@@ -54,11 +59,12 @@ def _of_a_life(objective: Objective) -> dict[str, Figure]:
 
 
 def _of_curriculum(run: Path) -> dict[str, Figure]:
-    """The levels that a run's curriculum likes best, if it has one."""
-    if recipe_in(run).curriculum.kind != "plr":
+    """The levels that a run's curriculum likes best, if it has one of levels that can be drawn."""
+    recipe = recipe_in(run)
+    if recipe.curriculum.kind != "plr" or not recipe.envs[0].startswith("gridworld/"):
         return {}
     search, state = last_state(run)
     buffer = state.search.buffer
     if not (np.asarray(buffer.number) > 0).any():
         return {}
-    return {"favourites.png": favourites(search.settings[0].agent.env, search.recipe.curriculum, buffer)}
+    return {"favourites.png": favourites(search.settings[0].agent.env, recipe.curriculum, buffer)}

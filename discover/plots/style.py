@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+LIFETIME = 1e6  # environment steps, of agents that are asked about n/N
+
 COLOURS = (
     "#0072B2",
     "#D55E00",

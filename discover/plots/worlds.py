@@ -31,8 +31,12 @@ def level_picture(env: GridWorld, level: Level, states: GridState | None = None,
 def favourites(env: GridWorld, config: CurriculumConfig, buffer: Buffer, *, count: int = 8) -> Figure:
     """The levels that prioritised replay is likeliest to go back to, and, below them, the least likely ones.
 
-    Raises ValueError if no level has entered the buffer.
+    Raises ValueError if no level has entered the buffer, or if the tasks are no grid worlds.
     """
+    if not isinstance(env, GridWorld):
+        raise ValueError(f"favourites are drawn of grid worlds, and these tasks are of {env.name}.")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, and is {count}.")
     chance = np.asarray(replay_probability(config, buffer))
     held = np.flatnonzero(np.asarray(buffer.number) > 0)
     if not held.size:
