@@ -10,15 +10,19 @@ from which cards are made.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import plots, recipes, references, statistics
 from discover.agent import AgentConfig
-from discover.comparison import Comparison, Trial, count_of, finite
+from discover.comparison import Comparison, Curve, Trial, count_of, finite
 from discover.evaluate import evaluate
 from discover.record import fingerprint
 from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
@@ -110,11 +114,28 @@ def measure(group: str, cells: Path) -> Comparison:
     return Comparison(curves, misfits)
 
 
+def found(group: str, cells: Path) -> Comparison:
+    """Those cells of a group that are there, of objectives as they are now; nothing is trained."""
+    asked, curves = GROUPS[group], {}
+    now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives if name in lo.available()}
+    for env, budgets in asked.budgets.items():
+        file = cells / group / env.replace("/", "_") / "evaluation.json"
+        report = json.loads(file.read_text()) if file.exists() else {"cells": []}
+        there = {(cell["objective"], cell["total_steps"]): cell for cell in report["cells"]}
+        for budget, name in itertools.product(budgets, asked.objectives):
+            cell = there.get((name, budget))
+            if cell is not None and report["settings"]["objectives"][name] == now.get(name):
+                curve = Curve(np.asarray(cell["returns"], np.float32), np.asarray(cell["env_steps"]))
+                curves.setdefault(Trial(env, budget), {})[name] = curve
+    return Comparison(curves, {})
+
+
 def commits(group: str, cells: Path) -> list[str | None]:
     """Of the code that trained a group's cells."""
     files = [cells / group / env.replace("/", "_") / "evaluation.json" for env in GROUPS[group].budgets]
-    reports = [json.loads(file.read_text()) for file in files]
-    return sorted({cell["made_with"]["commit"] for report in reports for cell in report["cells"]}, key=str)
+    reports = [json.loads(file.read_text()) for file in files if file.exists()]
+    made_with = [cell.get("made_with") or report["made_with"] for report in reports for cell in report["cells"]]
+    return sorted({each["commit"] for each in made_with}, key=str)
 
 
 def unseen(comparison: Comparison, asked: Group) -> Comparison:
@@ -128,6 +149,15 @@ def better(comparison: Comparison, trial: Trial, name: str, baseline: str) -> st
     return statistics.interval(statistics.probability_of_improvement, curves[name].final, curves[baseline].final)
 
 
+def better_over_all(comparison: Comparison, name: str, baseline: str) -> statistics.Interval | None:
+    """The same, averaged over the trials that both took part in. It asks for no scores: only the order of returns enters."""
+    shared = [curves for curves in comparison.curves.values() if name in curves and baseline in curves]
+    if not shared or name == baseline:
+        return None
+    ours, theirs = (np.stack([curves[which].final for curves in shared]) for which in (name, baseline))
+    return statistics.interval(statistics.probability_of_improvement, ours, theirs)
+
+
 def rows(comparison: Comparison, baseline: str) -> list[dict[str, Any]]:
     return [
         {
@@ -135,7 +165,9 @@ def rows(comparison: Comparison, baseline: str) -> list[dict[str, Any]]:
             "total_steps": trial.total_steps,
             "objective": name,
             "iqm": finite(statistics.iqm_interval(curve.final)),
-            f"better than {baseline}": None if name == baseline else better(comparison, trial, name, baseline),
+            f"better than {baseline}": None
+            if name == baseline or baseline not in curves
+            else better(comparison, trial, name, baseline),
             "final_returns": as_json(curve.final.round(3)),
         }
         for trial, curves in comparison.curves.items()
@@ -154,7 +186,7 @@ def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
     """What a card says of an objective in a group."""
     table, behind = [], []
     for trial, curves in comparison.curves.items():
-        if name not in curves:
+        if name not in curves or asked.baseline not in curves:
             continue
         mine, theirs = (statistics.iqm_interval(curves[which].final) for which in (name, asked.baseline))
         digits = ".1f" if max(map(abs, (*mine, *theirs))) >= 10 else ".2f"
@@ -189,13 +221,14 @@ def main() -> None:
         "--cells", type=Path, default=ROOT / "runs/returns", help="what is done already is not done again"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/returns.json")
+    parser.add_argument("--as-is", action="store_true", help="report the cells that are there, and train nothing")
     args = parser.parse_args()
     report = json.loads(args.out.read_text()).get("groups", {}) if args.out.exists() else {}
     tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
     for group in args.groups:
         asked = GROUPS[group]
         try:
-            comparison = measure(group, args.cells)
+            comparison = (found if args.as_is else measure)(group, args.cells)
         except ValueError as error:
             raise SystemExit(f"{error} (Here that is --cells.)") from None
         parts = {"all": comparison, "never seen": unseen(comparison, asked)}
@@ -204,24 +237,34 @@ def main() -> None:
             "trained_by": commits(group, args.cells),
             "seeds": SEEDS,
             "seed": SEED,
-            "objectives": {name: fingerprint(resolve_objective(name)) for name in asked.objectives},
+            "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
             "rows": rows(comparison, asked.baseline),
+            f"better than {asked.baseline}": {
+                which: {name: better_over_all(part, name, asked.baseline) for name in part.objectives}
+                for which, part in parts.items()
+            },
             "summary": {which: summary_of(part, asked.baseline) for which, part in parts.items()},
             "references": {t.env: references.of(t.env) for t in comparison.common()},
             "misfits": [{"objective": n, "env": env, "why": why} for (n, env), why in comparison.misfits.items()],
         }
         write_text(args.out, json.dumps({"groups": report}, indent=1, allow_nan=False) + "\n")
-        for name in asked.objectives:
+        for name in comparison.objectives:
             tested.setdefault(name, {})[group] = card(comparison, name, asked)
         write_text(TESTED, json.dumps(tested, indent=1) + "\n")
         print(comparison.table())
-        for which, part in parts.items():
-            if summary := part.summary(asked.baseline):
-                count = count_of(len(part.common()), "trial")
-                figure = plots.intervals(summary, title=count + ("" if which == "all" else f", {which}"))
-                figure.savefig(args.out.with_name(f"returns-{group}-{which.replace(' ', '-')}.png"), dpi=150)
+        panels = {
+            name: {
+                f"P(better than {asked.baseline})\n{count_of(len(part.curves), 'trial')}, {which}": interval
+                for which, part in parts.items()
+                if (interval := better_over_all(part, name, asked.baseline))
+            }
+            for name in comparison.objectives
+            if name != asked.baseline
+        }
+        figure = plots.intervals(panels, label="probability that a seed returns more")
+        figure.savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)
         if any(len(budgets) > 1 for budgets in asked.budgets.values()):
-            plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)
+            plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}-budgets.png"), dpi=150)
 
 
 if __name__ == "__main__":

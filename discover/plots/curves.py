@@ -28,7 +28,10 @@ def learning_curves(results: Mapping[str, TrainResult | Curve], *, title: str = 
     return figure
 
 
-def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Figure:
+SCORE = "score: 0 a random policy, 1 PPO"
+
+
+def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "", label: str = SCORE) -> Figure:
     """For each statistic of `Comparison.summary`, a row for each objective: the value, and its 95% bootstrap interval."""
     names = list(dict.fromkeys(name for each in summary.values() for name in each))
     figure = Figure(figsize=(1.2 + 2.3 * len(names), 0.9 + 0.32 * len(summary)), layout="constrained")
@@ -47,7 +50,7 @@ def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(list(rows.values()), list(map(plain, rows)))
-    figure.supxlabel("score: 0 a random policy, 1 PPO", fontsize=9)
+    figure.supxlabel(label, fontsize=9)
     figure.suptitle(plain(title), fontsize=10)
     return figure
 
