@@ -231,7 +231,12 @@ def main() -> None:
             comparison = (found if args.as_is else measure)(group, args.cells)
         except ValueError as error:
             raise SystemExit(f"{error} (Here that is --cells.)") from None
+        if asked.baseline not in comparison.objectives:
+            raise SystemExit(
+                f"{args.cells} holds no cell of {asked.baseline} in {group}: leave --as-is out, to train them."
+            )
         parts = {"all": comparison, "never seen": unseen(comparison, asked)}
+        parts = {which: part for which, part in parts.items() if part.curves}
         report[group] = provenance() | {
             "about": asked.about,
             "trained_by": commits(group, args.cells),
