@@ -32,6 +32,7 @@ from learned_objectives.cards import TESTED
 
 SEEDS = 10
 SEED = 91_000  # far from the seeds of searches, references and validation
+DRIFTS = tuple(name for name in ("ppo", "a2c", "dpo", "mdpo", "lpo", "ta_lpo") if name in lo.available())
 SEEN = ("Breakout-MinAtar", "Freeway-MinAtar")  # what `lpo` and `ta_lpo` were searched on
 MINATAR_STEPS = 262_144
 
@@ -52,7 +53,7 @@ class Group:
 GROUPS = {
     "drifts": Group(
         "drifts, agents as usual for each environment",
-        ("ppo", "a2c", "dpo", "mdpo", "lpo", "ta_lpo"),
+        DRIFTS,
         "ppo",
         {
             "CartPole-v1": (131_072,),
@@ -83,7 +84,7 @@ GROUPS = {
     ),
     "horizons": Group(
         "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
-        ("ppo", "lpo", "ta_lpo"),
+        tuple(name for name in DRIFTS if name in ("ppo", "dpo", "lpo", "ta_lpo")),
         "ppo",
         {name: (65_536, 131_072, 262_144) for name in ("Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")},
         SEEN,

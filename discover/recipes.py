@@ -60,9 +60,8 @@ def lpo_minatar() -> Recipe:
 def lpo_small() -> Recipe:
     """`lpo_minatar` for two cores: population 16, lives of 131,072 steps, agents as usual on MinAtar.
 
-    In a life this short no episode of Freeway ends: its fitness is the reward of the whole life. Agents are those that the drift
-    is meant for, because it is made to measure: one found with smaller networks and shorter rollouts gained on the games
-    that it was found on, and lost there to PPO with these.
+    In a life this short no episode of Freeway ends, and its fitness is the reward of the whole life. What is bold gains in
+    such a life and loses in a longer one (benchmarks/NOTES.md): a try, where `lpo_minatar` is a search.
     """
     return replace(
         lpo_minatar(),
@@ -87,9 +86,8 @@ def lpo_small() -> Recipe:
 
 
 def ta_lpo_small() -> Recipe:
-    """TA-LPO for two cores: from the shipped `lpo`, in the same games and lives, what the time left is worth."""
-    base = lpo_small()
-    return replace(base, name="ta_lpo_small", objective="ta_lpo", start="lpo", generations=30)
+    """TA-LPO for two cores: as `lpo_small`; `--start FILE` goes on from what that found."""
+    return replace(lpo_small(), name="ta_lpo_small", objective="ta_lpo")
 
 
 def lpo_brax() -> Recipe:
