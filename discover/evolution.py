@@ -44,6 +44,7 @@ class EvolutionConfig:
     population: int = 64  # candidates per generation; even, for they come in pairs
     lives: int = 1  # agents trained per candidate and environment, each from another key
     shared_keys: Literal["pair", "population"] = "population"  # who meets the same task and randomness
+    window: int | None = None  # updates per generation, of lives that roll on from one to the next; None: whole lives
     shaping: Literal["centred_rank", "z_score", "pairwise"] = "centred_rank"
     sigma: float = 0.03  # standard deviation of the perturbations (their start, where a strategy adapts it)
     sigma_decay: float = (
@@ -68,6 +69,8 @@ class EvolutionConfig:
                 f"population must be even, because candidates come in pairs, and is {self.population}: "
                 f"try {self.population + 1}."
             )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1 update, or None, and is {self.window}.")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be at least 1 pair, or None, and is {self.chunk}.")
         for name in ("sigma", "learning_rate"):

@@ -126,6 +126,11 @@ class Recipe:
         return as_arrays(self.loss.on(lo.load(self.objective)))
 
     @property
+    def rolls(self) -> bool:
+        """Whether lives go on from one generation to the next, in a search by evolution."""
+        return self.method == "evolution" and self.evolution.window is not None
+
+    @property
     def starts_elsewhere(self) -> bool:
         """Whether generation 0 is what another search found."""
         return self.start not in ("ppo", "none")

@@ -16,10 +16,15 @@ from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
 from discover.record import Writers, clock, fingerprint, import_wandb, mean_return, number, provenance, show
+from discover.rolling_search import RollingSearch
 from discover.search import MetaState, Search, free
 from discover.store import Store, open_run
 
-SEARCHES: dict[str, type[Search]] = {"evolution": EvolutionSearch, "metagrad": GradientSearch}
+SEARCHES: dict[str, type[Search]] = {
+    "evolution": EvolutionSearch,
+    "rolling": RollingSearch,
+    "metagrad": GradientSearch,
+}
 
 
 START = "start.safetensors"  # in a run's directory, if its recipe starts from what another found
@@ -86,9 +91,10 @@ def last_state(out: str | Path) -> tuple[Search, MetaState]:
 def _search(recipe: Recipe, out: Path) -> Search:
     """The search of a recipe. One that starts from what another found does so from a copy in its own directory, once it has one:
     what lies elsewhere may change, or go."""
+    kind = SEARCHES["rolling" if recipe.rolls else recipe.method]
     if recipe.starts_elsewhere and (out / START).exists():
-        return SEARCHES[recipe.method](recipe, lo.load(out / START))
-    return SEARCHES[recipe.method](recipe)
+        return kind(recipe, lo.load(out / START))
+    return kind(recipe)
 
 
 class _Loop:

@@ -1,0 +1,167 @@
+"""The search by evolution over lives that roll on: each generation is a window of every candidate's life."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.flatten_util import ravel_pytree
+
+import learned_objectives as lo
+from discover import curriculum as cu
+from discover import parallel
+from discover.agent import AgentState, diverged
+from discover.evolution_search import EvolutionSearch, summarise
+from discover.recipe import Recipe
+from discover.search import MetaState, Setting, free
+
+PyTree = Any
+
+
+class RollingState(struct.PyTreeNode):
+    """Of a search over lives that roll on."""
+
+    strategy: PyTree  # evosax's state
+    lives: tuple[AgentState, ...]  # by environment, leaves [P // 2, 2, L, ...]
+
+
+class RollingSearch(EvolutionSearch):
+    """Evolution in which a candidate keeps its perturbation for a whole life, and is judged after each window of it.
+
+        g = sum_p z_p (f_p+ - f_p-) / 2 sigma P,    f the shaped fitness of a window, z_p drawn when the lives of pair p began
+
+    A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
+    life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
+    Reference: Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180; the mean moves here while a life goes on.
+    """
+
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
+        super().__init__(recipe, template)
+        c = recipe.evolution
+        if recipe.total_steps is None:
+            raise ValueError("evolution.window needs lives of one length: give total_steps.")
+        if c.strategy != "Open_ES":
+            raise ValueError(f"evolution.window is for strategy Open_ES, and strategy is {c.strategy}.")
+        if (c.population // 2) % (c.chunk or 1):
+            raise ValueError(
+                f"with evolution.window, chunk must divide the {c.population // 2} pairs, and is {c.chunk}."
+            )
+        chunks = 1 if c.chunk is None else c.population // 2 // c.chunk
+        self.devices = jax.devices()[: max(d for d in range(1, jax.device_count() + 1) if chunks % d == 0)]
+        self.windows = -(-self.settings[0].tasks.longest // (c.window or 1))  # in a life
+
+    def began(self, generation: int) -> np.ndarray:
+        """i32[P // 2]: the generation, from 0, in which the lives of each pair that are going on began."""
+        pairs = self.recipe.evolution.population // 2
+        offset = np.arange(pairs) * self.windows // pairs
+        return np.maximum(generation - (generation + offset) % self.windows, 0).astype(np.int32)
+
+    def start(self) -> PyTree:
+        keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
+        lives = tuple(program(None, each) for program, each in zip(self._births, keys, strict=True))
+        return RollingState(super().start(), lives)
+
+    def mean(self, state: MetaState) -> lo.Objective:
+        return self.evolution.mean(state.search.strategy)
+
+    def describe(self, state: MetaState) -> dict[str, Any]:
+        return super().describe(state.replace(search=state.search.strategy))
+
+    def placed(self, state: MetaState) -> MetaState:
+        lives = tuple(parallel.place(each, self.devices) for each in state.search.lives)
+        strategy = free(state.search.strategy)
+        return free(state.replace(search=None)).replace(search=RollingState(strategy, lives))
+
+    def _life_keys(self, e: int, began: np.ndarray) -> jax.Array:
+        """Keys [P // 2, L] of lives that began in those generations; the members of a pair share them."""
+        root = jax.random.fold_in(self._key("life", 0), e)
+
+        def of_pair(p, generation):
+            return jax.random.split(
+                jax.random.fold_in(jax.random.fold_in(root, generation), p), self.recipe.evolution.lives
+            )
+
+        return jax.vmap(of_pair)(jnp.arange(len(began)), began)
+
+    @cached_property
+    def _births(self):
+        """Per environment: keys [P // 2, L] -> the newborn, [P // 2, 2, L, ...]."""
+
+        def program(setting: Setting):
+            def pair(_, keys):
+                def one(key):
+                    return setting.agent.init(setting.tasks(jax.random.fold_in(key, cu.TASK)), key)
+
+                newborn = jax.vmap(one)(keys)
+                return jax.tree.map(lambda x: jnp.stack([x, x]), newborn)
+
+            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
+
+        return [program(setting) for setting in self.settings]
+
+    @cached_property
+    def _windows(self):
+        """Per environment: (pairs of objectives, lives, keys, whether they begin anew) -> (f32[P // 2, 2], lives)."""
+
+        def program(setting: Setting):
+            def pair(_, item):
+                objectives, lives, keys, anew = item
+
+                def candidate(objective, states):
+                    def life(key, state):
+                        task = setting.tasks(jax.random.fold_in(key, cu.TASK))
+                        newborn = setting.agent.init(task, key)
+                        state = jax.tree.map(lambda new, old: jnp.where(anew, new, old), newborn, state)
+                        window = self.recipe.evolution.window
+                        state, returned = setting.agent.stretch(objective, task, state, jnp.int32(0), jnp.int32(window))
+                        returned = jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
+                        return jnp.where(diverged(state), jnp.nan, returned), state
+
+                    returned, states = jax.vmap(life)(keys, states)
+                    return returned.mean(), states
+
+                return jax.vmap(candidate)(objectives, lives)
+
+            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
+
+        return [program(setting) for setting in self.settings]
+
+    @cached_property
+    def _perturbed(self):
+        """(strategy's state, generation, when each pair's lives began) -> candidates [P // 2, 2, ...], the state to tell."""
+        _, unravel = ravel_pytree(self.template)
+        root = self._key("ask", 0)
+
+        def perturbed(strategy, generation, began):
+            strategy = strategy.replace(std=self.evolution.sigma(strategy, generation))
+
+            def of_pair(p, generation):
+                key = jax.random.fold_in(jax.random.fold_in(root, generation), p)
+                z = strategy.std * jax.random.normal(key, strategy.mean.shape)
+                return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
+
+            return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began), strategy
+
+        return jax.jit(perturbed)
+
+    def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
+        index, c = int(state.generation), self.recipe.evolution
+        began = self.began(index)
+        anew = (began == index) & (index > 0)
+        population, strategy = self._perturbed(free(state.search.strategy), state.generation, began)
+        fitness, lives = [], []
+        for e, window in enumerate(self._windows):
+            found, after = window(None, (free(population), state.search.lives[e], self._life_keys(e, began), anew))
+            fitness.append(found)
+            lives.append(after)
+        fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
+        strategy = self._tell(self._key("tell", index), free(population), fitness, strategy)
+        updates = state.updates + c.population * c.lives * len(self.settings) * (c.window or 1)
+        search = RollingState(strategy, tuple(lives))
+        return state.replace(generation=state.generation + 1, updates=updates, search=search), summarise(
+            fitness, self.recipe.envs
+        )

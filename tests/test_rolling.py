@@ -1,0 +1,93 @@
+"""Lives that roll on from one generation to the next: who is born when, what perturbs them, and that a run resumes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import discover
+from discover import AgentConfig, EvolutionConfig, Recipe
+from discover.rolling_search import RollingSearch
+from discover.run import last_state
+
+EVOLUTION = EvolutionConfig(population=8, window=2, shaping="pairwise", sigma=0.1, chunk=2)
+ROLLING = Recipe(
+    width=4,
+    total_steps=8 * 32,  # eight updates: four windows
+    generations=6,
+    evaluate_every=3,
+    evaluation_seeds=2,
+    checkpoint_every=1,
+    agent=AgentConfig(num_envs=2, num_steps=16, num_minibatches=2, num_epochs=2, hidden=(8,)),
+    evolution=EVOLUTION,
+)
+
+
+@pytest.fixture(scope="module")
+def search():
+    return RollingSearch(ROLLING)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return discover.meta_train(ROLLING, tmp_path_factory.mktemp("whole"), quiet=True)
+
+
+def test_pairs_begin_their_lives_one_after_another(search):
+    assert [search.began(generation).tolist() for generation in range(6)] == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 1],
+        [0, 0, 2, 1],
+        [0, 3, 2, 1],
+        [4, 3, 2, 1],
+        [4, 3, 2, 5],
+    ]
+
+
+def test_a_pair_keeps_its_perturbation_for_life(search):
+    strategy = search.evolution.init(jax.random.key(0))
+    flat = np.asarray(strategy.mean)
+
+    def perturbations(generation):
+        candidates, told = search._perturbed(strategy, jnp.int32(generation), search.began(generation))
+        assert np.isclose(told.std, 0.1)
+        leaves = [np.asarray(x).reshape(4, 2, -1) for x in jax.tree.leaves(candidates)]
+        return np.concatenate(leaves, axis=-1) - flat
+
+    now, then, later = perturbations(1), perturbations(2), perturbations(4)
+    np.testing.assert_allclose(now[:, 0], -now[:, 1], atol=1e-6)
+    np.testing.assert_array_equal(now[[0, 1, 3]], then[[0, 1, 3]])
+    assert (now[2] != then[2]).all()
+    assert (now[0] != later[0]).all()
+    assert len(np.unique(now[:, 0, 0])) == 4
+    assert abs(now[:, 0].std() / 0.1 - 1) < 0.3
+
+
+def test_lives_go_on_and_begin_anew(whole):
+    search, state = last_state(whole.out)
+    (lives,) = state.search.lives
+    age = np.asarray(lives.num_updates)[..., 0]
+    expected = 2 * (6 - search.began(5))  # two updates a generation since it began
+    np.testing.assert_array_equal(age, np.stack([expected] * 2, axis=1))
+    assert int(state.updates) == 6 * 8 * 2 + 3 * 2 * 8  # windows, and three evaluations of two whole lives
+
+
+def test_stopped_and_resumed_it_comes_to_the_same(whole, tmp_path):
+    discover.meta_train(discover.recipes.replace(ROLLING, generations=3), tmp_path, quiet=True)
+    again = discover.meta_train(ROLLING, tmp_path, quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, again.objective, whole.objective)
+    kept = ("generation", "fitness", "mean_norm", "env_steps")
+    rows = [[{name: row.get(name) for name in kept} for row in result.rows] for result in (again, whole)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"population": 6}, "chunk must divide the 3 pairs, and is 2"),
+        ({"strategy": "SNES"}, "window is for strategy Open_ES, and strategy is SNES"),
+    ],
+)
+def test_what_cannot_roll_is_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RollingSearch(discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, **changes)))
