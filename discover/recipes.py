@@ -61,8 +61,7 @@ def lpo_small() -> Recipe:
     """`lpo_minatar` for two cores: population 16, lives of 2^20 steps that roll on, eight updates of each a generation.
 
     Lives as long as the drift is meant for, because what is bold gains in a short life and loses in a longer one
-    (benchmarks/NOTES.md); rolling, because sixteen whole ones would take a quarter of an hour. This recipe has been tried out, and
-    not yet run at length.
+    (benchmarks/NOTES.md); rolling, because sixteen whole ones would take a quarter of an hour. Tried out, not yet run at length.
     """
     return replace(
         lpo_minatar(),
