@@ -32,7 +32,7 @@ class RollingState(struct.PyTreeNode):
 class RollingSearch(EvolutionSearch):
     """Evolution in which a candidate keeps its perturbation for a whole life, and is judged after each window of it.
 
-        g = sum_p z_p (f_p+ - f_p-) / 2 sigma P,    f the shaped fitness of a window, z_p drawn when the lives of pair p began
+        g = sum_p z_p (f_p+ - f_p-) / (P sigma),    f the shaped fitness of a window, z_p drawn when the lives of pair p began
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
