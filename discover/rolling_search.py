@@ -105,17 +105,15 @@ class RollingSearch(EvolutionSearch):
 
     @cached_property
     def _windows(self):
-        """Per environment: (pairs of objectives, lives, keys, whether they begin anew) -> (f32[P // 2, 2], lives)."""
+        """Per environment: (pairs of objectives, lives, their keys) -> (f32[P // 2, 2], lives)."""
 
         def program(setting: Setting):
             def pair(_, item):
-                objectives, lives, keys, anew = item
+                objectives, lives, keys = item
 
                 def candidate(objective, states):
                     def life(key, state):
                         task = setting.tasks(jax.random.fold_in(key, cu.TASK))
-                        newborn = setting.agent.init(task, key)
-                        state = jax.tree.map(lambda new, old: jnp.where(anew, new, old), newborn, state)
                         window = self.recipe.evolution.window
                         state, returned = setting.agent.stretch(objective, task, state, jnp.int32(0), jnp.int32(window))
                         returned = jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
@@ -129,6 +127,15 @@ class RollingSearch(EvolutionSearch):
             return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
 
         return [program(setting) for setting in self.settings]
+
+    @cached_property
+    def _renewed(self):
+        """(lives, newborn, bool[P // 2]) -> lives, some pairs of which are newborn."""
+
+        def renewed(lives, newborn, anew):
+            return jax.tree.map(lambda x, y: jnp.where(anew.reshape(-1, *(1,) * (x.ndim - 1)), y, x), lives, newborn)
+
+        return jax.jit(renewed)
 
     @cached_property
     def _perturbed(self):
@@ -151,11 +158,14 @@ class RollingSearch(EvolutionSearch):
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
         index, c = int(state.generation), self.recipe.evolution
         began = self.began(index)
-        anew = (began == index) & (index > 0)
+        anew = (began == index) & (index > 0)  # the first are newborn
         population, strategy = self._perturbed(free(state.search.strategy), state.generation, began)
         fitness, lives = [], []
         for e, window in enumerate(self._windows):
-            found, after = window(None, (free(population), state.search.lives[e], self._life_keys(e, began), anew))
+            keys, before = self._life_keys(e, began), state.search.lives[e]
+            if anew.any():
+                before = self._renewed(before, self._births[e](None, keys), anew)
+            found, after = window(None, (free(population), before, keys))
             fitness.append(found)
             lives.append(after)
         fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
