@@ -237,7 +237,8 @@ def main() -> None:
                 f"{args.cells} holds no cell of {asked.baseline} in {group}: leave --as-is out, to train them."
             )
         parts = {"all": comparison, "never seen": unseen(comparison, asked)}
-        parts = {which: part for which, part in parts.items() if part.curves}
+        if not {"lpo", "ta_lpo"} & set(comparison.objectives) or not parts["never seen"].curves:
+            del parts["never seen"]
         report[group] = provenance() | {
             "about": asked.about,
             "trained_by": commits(group, args.cells),
