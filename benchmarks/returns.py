@@ -22,7 +22,7 @@ import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import plots, recipes, references, statistics
 from discover.agent import AgentConfig
-from discover.comparison import Comparison, Curve, Trial, count_of, finite
+from discover.comparison import Comparison, Curve, Trial, finite
 from discover.evaluate import evaluate
 from discover.record import fingerprint
 from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
@@ -261,7 +261,7 @@ def main() -> None:
         print(comparison.table())
         panels = {
             name: {
-                f"P(better than {asked.baseline})\n{count_of(len(part.curves), 'trial')}, {which}": interval
+                f"P(better than {asked.baseline})" + ("" if which == "all" else f"\n{which}"): interval
                 for which, part in parts.items()
                 if (interval := better_over_all(part, name, asked.baseline))
             }
