@@ -10,8 +10,8 @@ from which cards are made.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import plots, recipes, references, statistics
 from discover.agent import AgentConfig
-from discover.comparison import Comparison, Curve, Trial, finite
-from discover.evaluate import evaluate
+from discover.comparison import Comparison, Trial, finite
+from discover.evaluate import Cells, evaluate, read_cells
 from discover.record import fingerprint
 from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
 from discover.store import write_text
@@ -94,6 +94,10 @@ GROUPS = {
 }
 
 
+def directory(cells: Path, group: str, env: str) -> Path:
+    return cells / group / env.replace("/", "_")
+
+
 def measure(group: str, cells: Path) -> Comparison:
     """Every cell of a group that is not there yet; all of them together."""
     asked = GROUPS[group]
@@ -107,7 +111,7 @@ def measure(group: str, cells: Path) -> Comparison:
             seed=SEED,
             agent=asked.agent,
             loss=asked.loss,
-            out=cells / group / env.replace("/", "_"),
+            out=directory(cells, group, env),
             progress=lambda line: print(line, flush=True),
         )
         curves.update(found.curves)
@@ -115,28 +119,28 @@ def measure(group: str, cells: Path) -> Comparison:
     return Comparison(curves, misfits)
 
 
+def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
+    """(settings, cells) of those environments of a group that have any."""
+    for env in GROUPS[group].budgets:
+        file = directory(cells, group, env) / "evaluation.json"
+        if file.exists():
+            yield read_cells(file)
+
+
 def found(group: str, cells: Path) -> Comparison:
     """Those cells of a group that are there, of objectives as they are now; nothing is trained."""
     asked, curves = GROUPS[group], {}
-    now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives if name in lo.available()}
-    for env, budgets in asked.budgets.items():
-        file = cells / group / env.replace("/", "_") / "evaluation.json"
-        report = json.loads(file.read_text()) if file.exists() else {"cells": []}
-        there = {(cell["objective"], cell["total_steps"]): cell for cell in report["cells"]}
-        for budget, name in itertools.product(budgets, asked.objectives):
-            cell = there.get((name, budget))
-            if cell is not None and report["settings"]["objectives"][name] == now.get(name):
-                curve = Curve(np.asarray(cell["returns"], np.float32), np.asarray(cell["env_steps"]))
-                curves.setdefault(Trial(env, budget), {})[name] = curve
+    now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives}
+    for settings, done in there(group, cells):
+        for (trial, name), cell in done.items():
+            if trial.total_steps in asked.budgets[trial.env] and settings["objectives"][name] == now.get(name):
+                curves.setdefault(trial, {})[name] = cell.curve
     return Comparison(curves, {})
 
 
 def commits(group: str, cells: Path) -> list[str | None]:
     """Of the code that trained a group's cells."""
-    files = [cells / group / env.replace("/", "_") / "evaluation.json" for env in GROUPS[group].budgets]
-    reports = [json.loads(file.read_text()) for file in files if file.exists()]
-    made_with = [cell.get("made_with") or report["made_with"] for report in reports for cell in report["cells"]]
-    return sorted({each["commit"] for each in made_with}, key=str)
+    return sorted({cell.made_with["commit"] for _, done in there(group, cells) for cell in done.values()}, key=str)
 
 
 def unseen(comparison: Comparison, asked: Group) -> Comparison:

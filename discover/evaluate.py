@@ -162,22 +162,29 @@ def _arranged(done: Mapping[tuple[Trial, str], Curve]) -> dict[Trial, dict[str, 
     return curves
 
 
+def read_cells(path: Path) -> tuple[dict[str, Any], Cells]:
+    """(settings, cells) of an evaluation.json. Raises ValueError with a sentence if it is not whole."""
+    try:
+        report = json.loads(path.read_text())
+        settings, cells = report["settings"], {}
+        if not {"num_seeds", "seed", "num_evals", "setups", "objectives"} <= settings.keys():
+            raise ValueError("a setting is missing")
+        for cell in report["cells"]:
+            trial, name, curve = _read_cell(cell, settings)
+            if (trial, name) in cells:
+                raise ValueError("a cell is there twice")
+            cells[trial, name] = Cell(curve, cell.get("made_with") or report["made_with"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise ValueError(f"{path} is not a readable evaluation: choose another --out, or remove it.") from None
+    return settings, cells
+
+
 def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> Cells:
     """The cells that are there already, if they were got as these would be; ValueError with a sentence if not."""
     if not path.exists():
         return {}
-    try:
-        report = json.loads(path.read_text())
-        theirs = flatten({name: report["settings"][name] for name in settings})
-        done = {}
-        for cell in report["cells"]:
-            trial, name, curve = _read_cell(cell, report["settings"])
-            if (trial, name) in done:
-                raise ValueError("a cell is there twice")
-            done[trial, name] = Cell(curve, cell.get("made_with") or report["made_with"])
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise ValueError(f"{path} is not a readable evaluation: choose another --out, or remove it.") from None
-    mine = flatten(settings)
+    before, done = read_cells(path)
+    mine, theirs = flatten(settings), flatten({name: before[name] for name in settings})
     for name in sorted(mine.keys() & theirs.keys()):
         if mine[name] != theirs[name] and name.startswith("objectives."):
             raise ValueError(

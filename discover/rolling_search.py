@@ -17,7 +17,7 @@ from discover import parallel
 from discover.agent import AgentState, diverged
 from discover.evolution_search import EvolutionSearch, summarise
 from discover.recipe import Recipe
-from discover.search import MetaState, Setting, free
+from discover.search import MetaState, Setting, as_known, free
 
 PyTree = Any
 
@@ -59,6 +59,12 @@ class RollingSearch(EvolutionSearch):
         pairs = self.recipe.evolution.population // 2
         offset = np.arange(pairs) * self.windows // pairs
         return np.maximum(generation - (generation + offset) % self.windows, 0).astype(np.int32)
+
+    def taken(self, generation: int) -> int:
+        """Updates of all agents in a generation, from 0: the last window of a life may be a short one."""
+        c = self.recipe.evolution
+        left = self.settings[0].tasks.longest - (generation - self.began(generation)) * (c.window or 1)
+        return int(np.minimum(left, c.window or 1).sum()) * 2 * c.lives * len(self.settings)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
@@ -116,8 +122,7 @@ class RollingSearch(EvolutionSearch):
                         task = setting.tasks(jax.random.fold_in(key, cu.TASK))
                         window = self.recipe.evolution.window
                         state, returned = setting.agent.stretch(objective, task, state, jnp.int32(0), jnp.int32(window))
-                        returned = jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
-                        return jnp.where(diverged(state), jnp.nan, returned), state
+                        return jnp.where(diverged(state), jnp.nan, as_known(state, returned)), state
 
                     returned, states = jax.vmap(life)(keys, states)
                     return returned.mean(), states
@@ -156,21 +161,22 @@ class RollingSearch(EvolutionSearch):
         return jax.jit(perturbed)
 
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
-        index, c = int(state.generation), self.recipe.evolution
+        index = int(state.generation)
         began = self.began(index)
         anew = (began == index) & (index > 0)  # the first are newborn
         population, strategy = self._perturbed(free(state.search.strategy), state.generation, began)
+        population = free(population)
         fitness, lives = [], []
         for e, window in enumerate(self._windows):
             keys, before = self._life_keys(e, began), state.search.lives[e]
             if anew.any():
                 before = self._renewed(before, self._births[e](None, keys), anew)
-            found, after = window(None, (free(population), before, keys))
+            found, after = window(None, (population, before, keys))
             fitness.append(found)
             lives.append(after)
         fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
-        strategy = self._tell(self._key("tell", index), free(population), fitness, strategy)
-        updates = state.updates + c.population * c.lives * len(self.settings) * (c.window or 1)
+        strategy = self._tell(self._key("tell", index), population, fitness, strategy)
+        updates = state.updates + self.taken(index)
         search = RollingState(strategy, tuple(lives))
         return state.replace(generation=state.generation + 1, updates=updates, search=search), summarise(
             fitness, self.recipe.envs

@@ -60,8 +60,13 @@ def life_fitness(setting: Setting, objective: lo.Objective, task: Task, key: jax
     else:
         updates = setting.tasks.longest  # all lives are of one length
         state, returns = agent.train(objective, task, key, num_updates=updates, num_evals=min(STRETCHES, updates))
-        fitness = jnp.where(jnp.isnan(returns[-1]), state.env.episodes.running.mean(), returns[-1])
+        fitness = as_known(state, returns[-1])
     return jnp.where(diverged(state) | ~jnp.isfinite(fitness), jnp.nan, fitness)
+
+
+def as_known(state: AgentState, returned: jax.Array) -> jax.Array:
+    """A mean training return; that of the episodes in play where none has ever ended."""
+    return jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
 
 
 def held_out(setting: Setting) -> cu.Tasks:

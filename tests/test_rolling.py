@@ -44,6 +44,13 @@ def test_pairs_begin_their_lives_one_after_another(search):
     ]
 
 
+def test_the_last_window_of_a_life_may_be_short():
+    search = RollingSearch(discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, window=3)))
+    assert search.windows == 3  # of 3, 3 and 2 updates
+    assert search.began(3).tolist() == [3, 3, 2, 1]
+    assert search.taken(3) == 2 * (3 + 3 + 3 + 2)
+
+
 def test_a_pair_keeps_its_perturbation_for_life(search):
     strategy = search.evolution.init(jax.random.key(0))
     flat = np.asarray(strategy.mean)
