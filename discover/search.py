@@ -207,9 +207,11 @@ class Search:
             first = generation == 0
             reference = jnp.where(first, start, reference)
             scale = jnp.where(first, jnp.maximum(jnp.maximum(jnp.abs(start), spread), 1e-3), scale)
-            # Over environments of different scales: how far from the starting mean, in units of its return there. A mean
-            # under which a life diverged is never the best.
-            score = ((returns - reference) / scale).mean()
+            # How far from the starting mean, in units of its return there. Gains are bounded, losses are not: an environment
+            # that the start had hardly learned must not outweigh the others. A mean under which a life diverged is never
+            # the best.
+            change = (returns - reference) / scale
+            score = (change / (1.0 + jnp.maximum(change, 0.0))).mean()
             better = jnp.isfinite(score) & (score > best_score)
             new = (mean, score, generation)
             picked = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, (best, best_score, best_generation))

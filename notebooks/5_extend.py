@@ -37,7 +37,6 @@ import discover
 import envs
 import learned_objectives as lo
 from discover import plots
-from discover.evaluate import Curve
 from discover.evolution import STRATEGIES
 from discover.metagrad import ESTIMATORS
 from learned_objectives.mirror import generalised_advantage, normalise
@@ -182,24 +181,16 @@ envs.check(kite, kite.default_params)
 # limit truncates. It tells what is wrong in a sentence. For an environment that is gymnax but not quite of this kind,
 # `envs.Uniform` takes the differences out.
 #
-# **Can an agent learn it?** A life is a pure function (objective, task, key) → trained agent, so sixteen seeds are a
-# `vmap`. The return is the sum of 50 rewards, of which none is above 1.
+# **Can an agent learn it?** Once it has a name, everything that takes one takes it: `train`, `evaluate`, the `envs` of a
+# recipe. The return is the sum of 50 rewards, of which none is above 1.
 
 # %%
-config = discover.AgentConfig(learning_rate=3e-3)
-curves = {}
-for label, name in (("PPO", "ppo"), ("no drift", "a2c")):
-    objective = lo.load(name)
-    agent = discover.Agent.fit(kite, config, objective)
-    task, updates = agent.task(kite.default_params, life), config.num_updates(life)
-    evals = min(16, updates)
-
-    def one_life(key, agent=agent, objective=objective, task=task, updates=updates, evals=evals):
-        return agent.train(objective, task, key, num_updates=updates, num_evals=evals)[1]
-
-    returns = jax.jit(jax.vmap(one_life))(jax.random.split(jax.random.key(0), seeds))
-    env_steps = np.arange(1, evals + 1) * updates // evals * config.steps_per_update
-    curves[label] = Curve(np.asarray(returns), env_steps)
+envs.register("Kite", Kite)
+comparison = discover.evaluate(
+    ["ppo", "a2c"], ["Kite"], total_steps=life, num_seeds=seeds, agent=discover.AgentConfig(learning_rate=3e-3)
+)
+print(comparison.table())
+(curves,) = comparison.curves.values()
 plots.learning_curves(curves, title="Kite")
 
 # %% [markdown]

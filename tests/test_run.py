@@ -416,6 +416,18 @@ def test_the_record_holds_whose_mean_it_is(record, first):
     assert record["generation"] > 0
 
 
+def test_no_environment_outweighs_another_in_the_choice_of_the_best():
+    # Of two games the start had learned 10 in the one, and hardly anything in the other. Later means: a fifth more in the
+    # one; half less there and six times as much in the other; all but nothing there and two hundred times as much.
+    search = EvolutionSearch(dataclasses.replace(crash.recipe(), envs=("probe/action", "probe/observation_action")))
+    state, scores = search.init(), []
+    for generation, lives in enumerate(([10, 1], [12, 1], [5, 6], [0.5, 200])):
+        state = state.replace(generation=jnp.int32(generation))
+        state = search._keep_best(state, state.best, jnp.float32(lives)[:, None] * jnp.ones(2))
+        scores.append(float(state.best_score))
+    np.testing.assert_allclose(scores, [0, (1 / 6) / 2, (-1 / 2 + 5 / 6) / 2, (-1 / 2 + 5 / 6) / 2], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("generation", "lives"), [(0, 4), (3, 3 * 4 + 4), (4, 4 * 4 + 8), (16, 16 * 4 + 20)])
 def test_environment_steps_count_every_life(first, generation, lives):
     # 4 candidates a generation; evaluations of 4 lives at 0 and at every fourth; 2048 steps in each life.
