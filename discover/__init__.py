@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from discover import parallel
+from discover import parallel, processes
 
 parallel.use_every_core()
 
@@ -21,17 +21,37 @@ def _refuse_shadow() -> None:
     found = Path(spec.origin) if spec and spec.origin else None
     if found is not None and found.resolve().parents[1] == Path(__file__).resolve().parents[1]:
         return
-    sentence = (
+    _refuse(
         f"`import envs` finds {found or 'a folder without code'}, which is not the envs of this toolkit: rename yours, or run "
         "from another directory."
     )
-    if sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover":  # our own command line: no traceback
+
+
+def _refuse(sentence: str) -> None:
+    if _is_command_line():
         print(f"discover: {sentence}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(2)  # no traceback
     raise ImportError(sentence)
 
 
+def _is_command_line() -> bool:
+    return sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover"
+
+
+def _meet_others() -> None:
+    """Whoever uses this as a library calls `jax.distributed.initialize` before importing it."""
+    if _is_command_line() and sys.argv[1:2] == ["meta-train"] and not {"-h", "--help"} & set(sys.argv):
+        try:
+            place = processes.place_in(sys.argv)
+        except ValueError as error:
+            _refuse(str(error))
+        else:
+            if place is not None:
+                processes.join(place)
+
+
 _refuse_shadow()
+_meet_others()
 
 from discover import plots, recipes  # noqa: E402
 from discover.agent import Agent, AgentConfig, Task  # noqa: E402

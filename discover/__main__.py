@@ -10,6 +10,7 @@ import operator
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from discover import processes
 from discover.agent import AgentConfig
 from discover.names import unknown
 from discover.parallel import keep_programs
@@ -55,6 +57,10 @@ class MetaTrain:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     out: Path  # the run's own directory: checkpoints, metrics, objective.safetensors
     wandb: bool = False  # also log to Weights & Biases
+    # Of several processes, where no cluster (SLURM, Open MPI, a TPU pod) says it: all three, the same line but for the last.
+    coordinator: str | None = None  # HOST:PORT of process 0, for the others to reach
+    num_processes: int | None = None
+    process_id: int | None = None  # of this one, from 0; process 0 alone writes
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,13 @@ def _train(args: Train) -> None:
 def _meta_train(args: MetaTrain) -> int:
     from discover.run import meta_train
 
-    result = meta_train(args.recipe, args.out, wandb=args.wandb)
+    try:
+        result = meta_train(args.recipe, args.out, wandb=args.wandb)
+    except processes.LostProcess as error:
+        print(f"discover: {error}", file=sys.stderr)
+        return 1
+    if not processes.first():
+        return 0 if result.stopped is None else 128 + result.stopped
     if result.stopped is None:
         print(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
         return 0
@@ -220,6 +232,24 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Exit status: 0, 2 for a mistake of the user's, 128 + n where signal n stopped a run."""
     argv = sys.argv[1:] if argv is None else argv
+    status = 1
+    try:
+        status = _status(argv)
+    finally:
+        if status and processes.joined():
+            _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """At once: at the usual end a process waits for the others, who may be waiting for it."""
+    if sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _status(argv: list[str]) -> int:
     try:
         return _main(argv)
     except BrokenPipeError:  # `discover list | head`

@@ -45,6 +45,7 @@ class EvolutionConfig:
     lives: int = 1  # agents trained per candidate and environment, each from another key
     shared_keys: Literal["pair", "population"] = "population"  # who meets the same task and randomness
     window: int | None = None  # updates per generation, of lives that roll on from one to the next; None: whole lives
+    lateness: float = 0.0  # with a window: one that ends when n/N of the life is over counts (n/N) ** lateness
     shaping: Literal["centred_rank", "z_score", "pairwise"] = "centred_rank"
     sigma: float = 0.03  # standard deviation of the perturbations (their start, where a strategy adapts it)
     sigma_decay: float = (
@@ -76,7 +77,9 @@ class EvolutionConfig:
         for name in ("sigma", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, and is {getattr(self, name)}.")
-        for name in ("sigma_floor", "learning_rate_floor"):
+        if self.lateness and self.window is None:
+            raise ValueError("lateness is a weight of windows: give a window too.")
+        for name in ("lateness", "sigma_floor", "learning_rate_floor"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, and is {getattr(self, name)}.")
         for name in ("adam_b1", "adam_b2"):

@@ -13,9 +13,10 @@ import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
 from discover.evolution import SHAPINGS, Evolution
+from discover.parallel import free
 from discover.recipe import Recipe
 from discover.record import number
-from discover.search import MetaState, Search, Setting, dealt, free, life_fitness
+from discover.search import MetaState, Search, Setting, dealt, life_fitness
 
 PyTree = Any
 
@@ -50,9 +51,9 @@ class EvolutionSearch(Search):
     def _tell(self):
         shape = SHAPINGS[self.recipe.evolution.shaping]
 
-        def tell(key, population, fitness, search):
+        def tell(key, population, fitness, search, weight=1.0):
             shaped = jnp.stack([shape(f) for f in jnp.moveaxis(fitness, -1, 0)]).mean(0)
-            return self.evolution.tell(key, population, fitness, search, shaped)
+            return self.evolution.tell(key, population, fitness, search, weight * shaped)
 
         return jax.jit(tell)
 

@@ -17,9 +17,10 @@ from discover import curriculum as cu
 from discover import parallel
 from discover.agent import Agent
 from discover.metagrad import Member, MetaGrad
+from discover.parallel import free
 from discover.recipe import Recipe
 from discover.record import number
-from discover.search import MetaState, Search, final_return, free, live
+from discover.search import MetaState, Search, final_return, live
 from discover.train import as_arrays, resolve_objective
 from envs.gridworld import GridWorld
 
@@ -67,9 +68,7 @@ class GradientSearch(Search):
         elif self.curriculum.kind == "plr" and self._antagonist is not None:
             Agent.fit(env, recipe.agent, self._antagonist)  # raises here, with a sentence
         self.meta = MetaGrad(c, self.setting.agent)
-        groups = c.members // c.chunk
-        count = max(d for d in range(1, jax.device_count() + 1) if groups % d == 0)
-        self.devices = jax.devices()[:count]
+        self.devices = parallel.devices_for(c.members // c.chunk)
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -130,8 +129,9 @@ class GradientSearch(Search):
         grads, members, metrics = self._window(search.objective, search.members)
         objective, opt_state, norm = self._apply(free(grads), search.objective, search.opt_state)
         search = search.replace(objective=objective, opt_state=opt_state, members=members)
+        metrics, ages, stops = free((metrics, members.state.num_updates, members.stop))
         broken = np.asarray(metrics.pop("diverged"))
-        ended = np.asarray(members.state.num_updates >= members.stop) | broken
+        ended = np.asarray(ages >= stops) | broken
         extra = 0
         if ended.any():
             search, extra = self._renew(search, ended, broken, index)
@@ -159,7 +159,7 @@ class GradientSearch(Search):
         else:
             drawn, tally = jax.tree.map(_flat, free((search.members.drawn, search.members.tally)))
             lengths = np.asarray(jnp.round(drawn.task.lifetime / self.setting.agent.config.steps_per_update))
-            age = np.asarray(search.members.state.num_updates)
+            age = np.asarray(free(search.members.state.num_updates))
             whole = ended & ~broken & (age >= lengths.reshape(age.shape))
             final, reference, updates = self._judge(search.members, drawn, whole, index)
             life = cu.Life(

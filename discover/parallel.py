@@ -67,6 +67,32 @@ def keep_programs() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
+def devices_for(count: int) -> list[Any]:
+    """As many devices as share `count` items evenly, the same number of every process."""
+    each = next(d for d in range(jax.local_device_count(), -1, -1) if d == 0 or count % (d * jax.process_count()) == 0)
+    if each == 0:
+        raise ValueError(
+            f"{count} parts cannot be shared evenly by {jax.process_count()} processes: choose a population or a number of "
+            "members whose chunks can be."
+        )
+    of = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+    return [d for devices in of for d in devices[:each]]
+
+
+def free(tree: PyTree) -> PyTree:
+    """The same arrays, whole, tied to no device. What came from devices, or from a checkpoint, is tied to those it was on: it
+    would compile every program once more, and meet no other number of devices. Every process must ask for it."""
+
+    def fetch(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.process_allgather(x, tiled=True)
+        return jax.device_get(x)
+
+    return dress(jax.device_put(jax.tree.map(fetch, bare(tree))), tree)
+
+
 def spread(
     fn: Callable[[PyTree, PyTree], PyTree],
     *,
@@ -92,7 +118,9 @@ def spread(
 
     def run(shared, items):
         n = jax.tree.leaves(items)[0].shape[0]
-        mesh = Mesh(np.array(available[: -(-n // (chunk or 1))]), ("lives",))  # no device without an item
+        # No device without an item, but where that would leave a process without a device.
+        used = available if jax.process_count() > 1 else available[: -(-n // (chunk or 1))]
+        mesh = Mesh(np.array(used), ("lives",))
         along = PartitionSpec("lives")
         sharded = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), along), out_specs=along, check_vma=False)
         unit = mesh.size * (chunk or 1)
@@ -142,7 +170,11 @@ def spread_some(
 def place(tree: PyTree, devices: list[Any]) -> PyTree:
     """Leaves [n, ...] dealt out evenly, as a program made by `spread` leaves them."""
     sharding = NamedSharding(Mesh(np.array(devices), ("lives",)), PartitionSpec("lives"))
-    return dress(jax.device_put(jax.device_get(bare(tree)), sharding), tree)
+
+    def dealt(x):
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    return dress(jax.tree.map(dealt, jax.device_get(bare(tree))), tree)
 
 
 def bare(tree: PyTree) -> PyTree:

@@ -58,18 +58,19 @@ def lpo_minatar() -> Recipe:
 
 
 def lpo_small() -> Recipe:
-    """`lpo_minatar` for two cores: population 16, lives of 2^20 steps that roll on, eight updates of each a generation.
+    """`lpo_minatar` for two cores: population 16, lives of 2^19 steps that roll on, eight updates of each a generation.
 
     Lives as long as the drift is meant for, because what is bold gains in a short life and loses in a longer one
-    (benchmarks/NOTES.md); rolling, because sixteen whole ones would take a quarter of an hour. Tried out, not yet run at length.
+    (benchmarks/NOTES.md); rolling, because sixteen whole ones would take a quarter of an hour. Late
+    windows count for more, since pairwise signs would else favour an early gain over a late loss.
     """
     return replace(
         lpo_minatar(),
         name="lpo_small",
-        total_steps=2**20,
-        generations=300,
-        evaluate_every=50,
-        evaluation_seeds=8,
+        total_steps=2**19,
+        generations=100,
+        evaluate_every=25,
+        evaluation_seeds=4,
         learning_rates=(),
         agent=MINATAR.agent,
         evolution=EvolutionConfig(
@@ -77,9 +78,8 @@ def lpo_small() -> Recipe:
             window=8,
             shaping="pairwise",
             sigma=0.04,
-            learning_rate=0.02,
-            learning_rate_decay=0.995,
-            learning_rate_floor=0.003,
+            learning_rate=0.004,
+            lateness=1.0,
             chunk=1,
         ),
     )

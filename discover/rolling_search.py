@@ -16,8 +16,9 @@ from discover import curriculum as cu
 from discover import parallel
 from discover.agent import AgentState, diverged
 from discover.evolution_search import EvolutionSearch, summarise
+from discover.parallel import free
 from discover.recipe import Recipe
-from discover.search import MetaState, Setting, as_known, free
+from discover.search import MetaState, Setting, as_known
 
 PyTree = Any
 
@@ -51,7 +52,7 @@ class RollingSearch(EvolutionSearch):
                 f"with evolution.window, chunk must divide the {c.population // 2} pairs, and is {c.chunk}."
             )
         chunks = 1 if c.chunk is None else c.population // 2 // c.chunk
-        self.devices = jax.devices()[: max(d for d in range(1, jax.device_count() + 1) if chunks % d == 0)]
+        self.devices = parallel.devices_for(chunks)
         self.windows = -(-self.settings[0].tasks.longest // (c.window or 1))  # in a life
 
     def began(self, generation: int) -> np.ndarray:
@@ -65,6 +66,12 @@ class RollingSearch(EvolutionSearch):
         c = self.recipe.evolution
         left = self.settings[0].tasks.longest - (generation - self.began(generation)) * (c.window or 1)
         return int(np.minimum(left, c.window or 1).sum()) * 2 * c.lives * len(self.settings)
+
+    def weight(self, generation: int) -> np.ndarray:
+        """f32[P // 2]: how much the window of each pair counts in a generation, from 0; 1 in the mean over a life."""
+        lateness = self.recipe.evolution.lateness
+        mean = np.mean((np.arange(self.windows) + 1.0) ** lateness)
+        return ((generation - self.began(generation) + 1.0) ** lateness / mean).astype(np.float32)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
@@ -175,7 +182,7 @@ class RollingSearch(EvolutionSearch):
             fitness.append(found)
             lives.append(after)
         fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
-        strategy = self._tell(self._key("tell", index), population, fitness, strategy)
+        strategy = self._tell(self._key("tell", index), population, fitness, strategy, self.weight(index)[:, None])
         updates = state.updates + self.taken(index)
         search = RollingState(strategy, tuple(lives))
         return state.replace(generation=state.generation + 1, updates=updates, search=search), summarise(

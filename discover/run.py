@@ -6,18 +6,22 @@ import json
 import math
 import signal
 import time
-from contextlib import contextmanager
+import zlib
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 import learned_objectives as lo
-from discover import parallel
+from discover import parallel, processes
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
 from discover.record import Writers, clock, fingerprint, import_wandb, mean_return, number, provenance, show
 from discover.rolling_search import RollingSearch
-from discover.search import MetaState, Search, free
+from discover.search import MetaState, Search
 from discover.store import Store, open_run
 
 SEARCHES: dict[str, type[Search]] = {
@@ -26,6 +30,8 @@ SEARCHES: dict[str, type[Search]] = {
     "metagrad": GradientSearch,
 }
 
+
+PyTree = Any
 
 START = "start.safetensors"  # in a run's directory, if its recipe starts from what another found
 OFTEN = 5.0  # seconds: meta-gradient steps are quick, and need no line each
@@ -46,22 +52,32 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
     Leaves in `out`: recipe.json, metrics.jsonl, checkpoints/, tensorboard/ and objective.safetensors, the best evaluated
     mean with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in flight, with a checkpoint.
 
+    On several processes (`jax.distributed.initialize`, before discover is imported) each makes the same call; `out` is the
+    first one's, and the rows of the result are there alone.
+
     Raises:
       RunError: `out` holds something else, another recipe's run, or a run that is going on.
       ValueError: an environment or a size that cannot be.
+      LostProcess: another process of the run is gone.
     """
     if wandb:
         import_wandb()
     search = _search(recipe, Path(out))
-    with open_run(out, recipe) as store, _stop_signals() as stop:
-        if recipe.starts_elsewhere and not (store.path / START).exists():
+    processes.agree("recipe or start", zlib.crc32(f"{recipe} {fingerprint(search.template)}".encode()) >> 1)
+    with (
+        processes.watched(),
+        open_run(out, recipe) if processes.first() else nullcontext() as store,
+        _stop_signals() as stop,
+    ):
+        if store is not None and recipe.starts_elsewhere and not (store.path / START).exists():
             lo.save(search.template, store.path / START)
         loop = _Loop(search, store, quiet, wandb)
         try:
             stopped = loop.run(stop)
         finally:
-            loop.writer.close()
-        return Result(loop.state.best, store.path, store.rows(), stopped)
+            if loop.writer is not None:
+                loop.writer.close()
+        return Result(loop.state.best, Path(out), store.rows() if store is not None else [], stopped)
 
 
 def recipe_in(out: str | Path) -> Recipe:
@@ -98,31 +114,48 @@ def _search(recipe: Recipe, out: Path) -> Search:
 
 
 class _Loop:
-    """The host's side of a run: what to do after each generation, and when."""
+    """The host's side of a run: what to do after each generation, and when.
 
-    def __init__(self, search: Search, store: Store, quiet: bool, wandb: bool):
-        self.search, self.store, self.quiet = search, store, quiet
+    Of several processes the first alone has a store, and a writer; the others do as it does, and say nothing.
+    """
+
+    def __init__(self, search: Search, store: Store | None, quiet: bool, wandb: bool):
+        self.search, self.store, self.quiet = search, store, quiet or store is None
         self.recipe = search.recipe
         self.state = search.init()
-        restored = store.restore(parallel.bare(self.state))
+        restored = self._restored()
+        self.anew = restored is None
         if restored is not None:
             self.state = search.placed(parallel.dress(restored[1], self.state))
+        if store is not None and restored is not None:
             self._say(f"Resuming {store.path} at generation {restored[0]} of {self.recipe.generations}.")
             store.forget_after(restored[0])
-        elif store.metrics.exists():
+        elif store is not None and store.metrics.exists():
             store.metrics.unlink()
         self.steps_before = search.env_steps(self.state)
-        self.writer = Writers(store.path / "tensorboard", self.recipe, wandb)
+        self.writer = None if store is None else Writers(store.path / "tensorboard", self.recipe, wandb)
         self._said = -math.inf
+
+    def _restored(self) -> tuple[int, PyTree] | None:
+        """(generation, state) of the newest readable checkpoint, as the first process found it."""
+        template = parallel.bare(self.state)
+        found = None if self.store is None else self.store.restore(template)
+        generation = int(processes.told(np.int32(-1 if found is None else found[0])))
+        if generation < 0:
+            return None
+        if found is None:
+            found = generation, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+        return generation, processes.told(found[1])
 
     def run(self, stop: list[int]) -> int | None:
         """Until the last generation or a signal; returns the signal."""
         recipe, start = self.recipe, time.monotonic()
-        if self.state.generation == 0 and not self.store.rows():
+        if self.anew:
             self._finish_generation(0, {}, start)
         first = int(self.state.generation)
         for index in range(first + 1, recipe.generations + 1):
-            if stop:
+            if number := processes.largest(stop[0] if stop else 0):
+                stop = [number]  # whoever of several was told
                 break
             began = time.monotonic()
             self.state, seen = self.search.generation(self.state)
@@ -135,7 +168,9 @@ class _Loop:
         return stop[0] if stop else None
 
     def _save(self, index: int) -> None:
-        self.store.save(index, free(parallel.bare(self.state)))
+        state = parallel.free(parallel.bare(self.state))
+        if self.store is not None:
+            self.store.save(index, state)
 
     def _finish_generation(self, index: int, seen: dict[str, Any], began: float) -> None:
         recipe = self.recipe
@@ -150,15 +185,18 @@ class _Loop:
         row["seconds"] = round(seconds, 3)
         row["steps_per_second"] = round((row["env_steps"] - self.steps_before) / seconds)
         self.steps_before = row["env_steps"]
-        self.store.log(row)
-        self.writer.write(row)
-        self._progress(row)
+        if self.store is not None and self.writer is not None:
+            self.store.log(row)
+            self.writer.write(row)
+            self._progress(row)
         if index % recipe.checkpoint_every == 0:
             self._save(index)
         if "evaluation" in row:
             self._export(index)
 
     def _export(self, index: int) -> None:
+        if self.store is None:
+            return
         evaluations = {row["generation"]: row["evaluation"] for row in self.store.rows() if "evaluation" in row}
         record = provenance(self.recipe) | {
             "generation": int(self.state.best_generation),  # that this objective is the mean of

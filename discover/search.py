@@ -17,6 +17,7 @@ import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
 from discover.agent import Agent, AgentState, Task, diverged
+from discover.parallel import free
 from discover.recipe import Recipe, purpose_key
 from discover.record import number
 
@@ -234,9 +235,3 @@ def dealt(program, shared: PyTree, items: PyTree, cost: np.ndarray, chunk: int |
     order = parallel.deal(cost, chunk)
     outs = free(program(shared, jax.tree.map(lambda x: x[order], items)))
     return jnp.zeros((len(cost), *outs.shape[1:]), outs.dtype).at[order].set(outs)
-
-
-def free(tree: PyTree) -> PyTree:
-    """The same arrays, tied to no device. What came from devices, or from a checkpoint, is tied to those it was on: it would
-    compile every program once more, and meet no other number of devices."""
-    return parallel.dress(jax.device_put(jax.device_get(parallel.bare(tree))), tree)

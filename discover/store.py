@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import learned_objectives as lo
+from discover import processes
 
 PyTree = Any
 
@@ -47,7 +48,7 @@ class Store:
         if generation not in self._manager.all_steps():
             try:
                 with _quiet_tensorstore():
-                    self._manager.save(generation, args=_orbax().args.StandardSave(_filled(state)))
+                    self._manager.save(generation, args=_orbax().args.StandardSave(_on_host(_filled(state))))
                     self._manager.wait_until_finished()
             except Exception as error:  # whatever a full disk makes tensorstore raise
                 full = "No space left on device"
@@ -128,10 +129,19 @@ class Store:
     def _manager(self):
         if not hasattr(self, "_opened"):
             ocp = _orbax()
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=3, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="0"
             )
-            self._opened = ocp.CheckpointManager((self.path / "checkpoints").resolve(), options=options)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=3,
+                create=False,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+                **({"multiprocessing_options": alone} if processes.several() else {}),
+            )
+            directory = (self.path / "checkpoints").resolve()
+            directory.mkdir(exist_ok=True)
+            self._opened = ocp.CheckpointManager(directory, options=options)
         return self._opened
 
 
@@ -224,8 +234,14 @@ def _filled(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+def _on_host(tree: PyTree) -> PyTree:
+    """In arrays of NumPy's: of several processes one alone writes, and a device's array would be a matter for all."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _abstract(x: jax.Array) -> np.ndarray:
+    """What is to be read: an array of NumPy's, which belongs to no device and no process."""
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -98,3 +98,13 @@ def test_stopped_and_resumed_it_comes_to_the_same(whole, tmp_path):
 def test_what_cannot_roll_is_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         RollingSearch(discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, **changes)))
+
+
+def test_late_windows_count_for_more():
+    search = RollingSearch(
+        discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, window=2, lateness=1.0))
+    )
+    assert search.windows == 4
+    # At generation 5 lives are at their windows 2, 3, 4 and 1 of 4, whose weights 1 2 3 4 are divided by 2.5.
+    assert search.began(5).tolist() == [4, 3, 2, 5]
+    np.testing.assert_allclose(search.weight(5), np.array([2, 3, 4, 1]) / 2.5)
