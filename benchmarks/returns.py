@@ -20,12 +20,12 @@ import numpy as np
 
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
-from discover import plots, recipes, references, statistics
+from discover import plots, references, statistics
 from discover.agent import AgentConfig
 from discover.comparison import Comparison, Trial, finite
 from discover.evaluate import Cells, evaluate, read_cells
 from discover.record import fingerprint
-from discover.setups import MINATAR, SHUFFLED_GRID, LossConfig
+from discover.setups import SHUFFLED_GRID, LossConfig
 from discover.store import write_text
 from discover.train import as_json, resolve_objective
 from learned_objectives.cards import TESTED
@@ -48,6 +48,7 @@ class Group:
     seen: tuple[str, ...] = ()  # what objectives of the group were searched on
     agent: AgentConfig | None = None  # None: as usual for the environment
     loss: LossConfig | None = None
+    cells: str | None = None  # the group whose cells it shares
 
 
 GROUPS = {
@@ -84,18 +85,20 @@ GROUPS = {
     ),
     "horizons": Group(
         "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
-        tuple(name for name in DRIFTS if name in ("ppo", "dpo", "lpo", "ta_lpo")),
+        tuple(name for name in DRIFTS if name in ("ppo", "lpo", "ta_lpo")),
         "ppo",
-        {name: (65_536, 131_072, 262_144) for name in ("Breakout-MinAtar", "Asterix-MinAtar", "SpaceInvaders-MinAtar")},
+        {
+            name: (MINATAR_STEPS // 2, MINATAR_STEPS, 2 * MINATAR_STEPS)
+            for name in ("Breakout-MinAtar", "Asterix-MinAtar")
+        },
         SEEN,
-        recipes.lpo_small().agent,
-        MINATAR.loss,
+        cells="drifts",  # whose agents and lengths of life are those of the search
     ),
 }
 
 
 def directory(cells: Path, group: str, env: str) -> Path:
-    return cells / group / env.replace("/", "_")
+    return cells / (GROUPS[group].cells or group) / env.replace("/", "_")
 
 
 def measure(group: str, cells: Path) -> Comparison:

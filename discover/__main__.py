@@ -55,7 +55,9 @@ class MetaTrain:
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    out: Path  # the run's own directory: checkpoints, metrics, objective.safetensors
+    out: Path | None = None  # the run's own directory: checkpoints, metrics, objective.safetensors
+    fit: bool = False  # side by side on each device as many lives as its memory holds, whatever chunk the recipe has
+    dry_run: bool = False  # only say what it would take: parameters, memory, environment steps, time
     wandb: bool = False  # also log to Weights & Biases
     # Of several processes, where no cluster (SLURM, Open MPI, a TPU pod) says it: all three, the same line but for the last.
     coordinator: str | None = None  # HOST:PORT of process 0, for the others to reach
@@ -156,10 +158,21 @@ def _train(args: Train) -> None:
 
 
 def _meta_train(args: MetaTrain) -> int:
+    recipe = args.recipe
+    if args.fit:
+        recipe = _fitted(recipe, args.out)
+    if args.dry_run:
+        from discover.dry_run import dry_run
+
+        for line in dry_run(recipe):
+            print(line, flush=True)
+        return 0
+    if args.out is None:
+        raise ValueError("meta-train needs --out DIRECTORY, the run's own, or --dry-run.")
     from discover.run import meta_train
 
     try:
-        result = meta_train(args.recipe, args.out, wandb=args.wandb)
+        result = meta_train(recipe, args.out, wandb=args.wandb)
     except processes.LostProcess as error:
         print(f"discover: {error}", file=sys.stderr)
         return 1
@@ -169,6 +182,16 @@ def _meta_train(args: MetaTrain) -> int:
         print(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
         return 0
     return 128 + result.stopped
+
+
+def _fitted(recipe: Recipe, out: Path | None) -> Recipe:
+    """With the chunk that the run has already, or else with what fits."""
+    from discover.fit import fit, with_chunk
+    from discover.run import recipe_in
+
+    if out is not None and (out / "recipe.json").exists():
+        return with_chunk(recipe, getattr(recipe_in(out), recipe.method).chunk)
+    return fit(recipe)
 
 
 def _evaluate(args: Evaluate) -> None:
@@ -299,11 +322,11 @@ def _parse(arguments: type, name: str, rest: list[str], default: Any) -> Any:
 def _default(name: str, rest: list[str]) -> tuple[Any, list[str]]:
     """What the flags start from, where that depends on other arguments: the recipe, or the environment's usual setup."""
     if name == "meta-train" and rest and not rest[0].startswith("-"):
-        return MetaTrain(recipe=get_recipe(rest[0]), out=tyro.MISSING), rest[1:]
+        return MetaTrain(recipe=get_recipe(rest[0])), rest[1:]
     if name == "meta-train" and not {"-h", "--help"} & set(rest):
         raise ValueError(f"meta-train needs a recipe first: one of {', '.join(RECIPES)}.")
     if name == "meta-train":
-        return MetaTrain(recipe=Recipe(), out=tyro.MISSING), rest
+        return MetaTrain(recipe=Recipe()), rest
     if name == "train":
         env = _peek(rest, "--env") or Train.env
         setup = usual_setup(env)

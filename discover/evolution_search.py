@@ -89,6 +89,14 @@ class EvolutionSearch(Search):
         state = state.replace(generation=state.generation + 1, updates=state.updates + updates, search=search)
         return state, summarise(fitness, self.recipe.envs)
 
+    def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
+        c = self.recipe.evolution
+        population, _ = self._ask(self._key("ask", 0), state.search, state.generation)
+        shared = c.shared_keys == "population"
+        keys = jax.random.split(self._key("life", 0), (c.lives,) if shared else (c.population // 2, c.lives))
+        arguments = (keys, (population, None)) if shared else (None, (population, keys))
+        return {name: (lives, arguments) for name, lives in zip(self.recipe.envs, self._lives, strict=True)}
+
     def fitness(self, index: int, population: PyTree) -> tuple[jax.Array, int]:
         """What the candidates of a generation come to: (f32[P // 2, 2, E], updates of all agents)."""
         c = self.recipe.evolution

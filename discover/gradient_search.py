@@ -124,6 +124,9 @@ class GradientSearch(Search):
 
         return jax.jit(apply)
 
+    def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
+        return {"meta-gradient": (self._window, (state.search.objective, state.search.members))}
+
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
         c, search, index = self.recipe.metagrad, state.search, int(state.generation)
         grads, members, metrics = self._window(search.objective, search.members)

@@ -8,6 +8,7 @@ fitness, or the gradients and states that a step asks for. Process 0 alone reads
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -66,7 +67,7 @@ def place_in(argv: Sequence[str], environment: Any = os.environ) -> Place | None
 
 
 def _value_of(argv: Sequence[str], flag: str) -> str | None:
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         if word in (flag, flag.replace("-", "_").replace("__", "--", 1)):
             return after
         if word.startswith(f"{flag}="):

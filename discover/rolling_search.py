@@ -167,6 +167,14 @@ class RollingSearch(EvolutionSearch):
 
         return jax.jit(perturbed)
 
+    def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
+        began = self.began(0)
+        population, _ = self._perturbed(free(state.search.strategy), state.generation, began)
+        return {
+            name: (window, (None, (population, state.search.lives[e], self._life_keys(e, began))))
+            for e, (name, window) in enumerate(zip(self.recipe.envs, self._windows, strict=True))
+        }
+
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
         index = int(state.generation)
         began = self.began(index)

@@ -62,7 +62,7 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
     """
     if wandb:
         import_wandb()
-    search = _search(recipe, Path(out))
+    search = search_for(recipe, Path(out))
     processes.agree("recipe or start", zlib.crc32(f"{recipe} {fingerprint(search.template)}".encode()) >> 1)
     with (
         processes.watched(),
@@ -96,7 +96,7 @@ def recipe_in(out: str | Path) -> Recipe:
 def last_state(out: str | Path) -> tuple[Search, MetaState]:
     """The search of the run in a directory, and its state at the newest readable checkpoint: for a look at its curriculum, its
     agents, its mean. The run may be going on. Raises ValueError if there is none, or no checkpoint yet."""
-    search = _search(recipe_in(out), Path(out))
+    search = search_for(recipe_in(out), Path(out))
     state = search.init()
     found = Store(Path(out)).peek(parallel.bare(state))
     if found is None:
@@ -104,11 +104,11 @@ def last_state(out: str | Path) -> tuple[Search, MetaState]:
     return search, search.placed(parallel.dress(found[1], state))
 
 
-def _search(recipe: Recipe, out: Path) -> Search:
+def search_for(recipe: Recipe, out: Path | None = None) -> Search:
     """The search of a recipe. One that starts from what another found does so from a copy in its own directory, once it has one:
     what lies elsewhere may change, or go."""
     kind = SEARCHES["rolling" if recipe.rolls else recipe.method]
-    if recipe.starts_elsewhere and (out / START).exists():
+    if out is not None and recipe.starts_elsewhere and (out / START).exists():
         return kind(recipe, lo.load(out / START))
     return kind(recipe)
 

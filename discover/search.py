@@ -136,6 +136,10 @@ class Search:
         """One step: (next state, what to log of it)."""
         raise NotImplementedError
 
+    def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
+        """What a step mostly runs, by name: (program, arguments of the right shapes). For a look at its memory and time."""
+        raise NotImplementedError
+
     def mean(self, state: MetaState) -> lo.Objective:
         """The objective that the search has come to."""
         raise NotImplementedError

@@ -103,9 +103,10 @@ def environment(devices: int = 4) -> dict[str, str]:
     }
 
 
-def start(out: Path, *, devices: int = 4, **changes) -> subprocess.Popen:
+def start(out: Path, *, devices: int = 4, place: tuple[str, ...] = (), **changes) -> subprocess.Popen:
+    """`place`: the flags that say where it stands among other processes."""
     return subprocess.Popen(
-        [sys.executable, "-m", "discover", *arguments(out, **changes)],
+        [sys.executable, "-m", "discover", *arguments(out, **changes), *place],
         cwd=REPO,
         env=environment(devices),
         stdout=subprocess.PIPE,

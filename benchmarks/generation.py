@@ -1,0 +1,80 @@
+"""A generation of a search for LPO beside the same lives under plain PPO, in turn: `python -m benchmarks.generation`.
+
+Population 16 on Breakout, 65,536 steps each, the sizes of the reference figure (learn-rl-algorithms on two such cores on another
+day, which today's JAX does not run). The ratio says what the outer loop and the drift's network cost; ask, tell and the transfers
+between are in ours, compilation in neither.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from statistics import median
+
+import jax
+
+from benchmarks.record import ROOT, provenance
+from discover import recipes
+from discover.evolution_search import EvolutionSearch
+from discover.parallel import free
+from discover.setups import usual_setup
+from discover.train import train
+
+ENV = "Breakout-MinAtar"
+POPULATION, STEPS, REPEATS = 16, 65_536, 3
+REFERENCE = 43_700  # environment steps/s
+
+
+def searching() -> EvolutionSearch:
+    base = recipes.lpo_minatar()
+    return EvolutionSearch(
+        recipes.replace(
+            base,
+            envs=(ENV,),
+            total_steps=STEPS,
+            learning_rates=(),
+            agent=usual_setup(ENV).agent,
+            evolution=recipes.replace(base.evolution, population=POPULATION, chunk=1),
+        )
+    )
+
+
+def plain(seed: int) -> None:
+    jax.block_until_ready(
+        train("ppo", ENV, total_steps=STEPS, num_seeds=POPULATION, seed=seed, num_evals=1, chunk=1).state
+    )
+
+
+def seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    search = searching()
+    state = search.init()
+    state, _ = search.generation(state)  # compiles
+    plain(0)
+    pairs = []
+    for repeat in range(REPEATS):
+
+        def generation():
+            nonlocal state
+            state = free(search.generation(state)[0])
+
+        pairs.append({"generation": seconds(generation), "ppo": seconds(lambda seed=repeat + 1: plain(seed))})
+        print(pairs[-1], flush=True)
+    rate = POPULATION * STEPS / median(pair["generation"] for pair in pairs)
+    found = {
+        "env_steps_per_s": rate,
+        "of_plain_ppo": median(pair["ppo"] / pair["generation"] for pair in pairs),
+        "reference_env_steps_per_s": REFERENCE,
+        "pairs": pairs,
+    }
+    (ROOT / "benchmarks/results/generation.json").write_text(json.dumps(provenance() | found, indent=1) + "\n")
+    print(f"{rate:,.0f} environment steps/s, {found['of_plain_ppo']:.2f} of plain PPO; the reference had {REFERENCE:,}")
+
+
+if __name__ == "__main__":
+    main()

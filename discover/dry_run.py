@@ -1,0 +1,146 @@
+"""What a run would be, before it is: `discover meta-train RECIPE --dry-run`. Compiles what a step runs, and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from discover import parallel
+from discover.gradient_search import GradientSearch
+from discover.recipe import Recipe
+from discover.record import clock
+from discover.run import search_for
+from discover.search import MetaState, Search, Setting
+
+PyTree = Any
+
+SAMPLE = 256  # tasks whose lifetimes are averaged
+
+
+def dry_run(recipe: Recipe) -> Iterator[str]:
+    """Lines about a recipe: shapes, parameters, devices, memory, environment steps, time.
+
+    Memory is what the compiler says of the step's own programs, which a run that follows finds compiled. Time is that of a few
+    updates, or of one meta-gradient, times how many there will be.
+    """
+    search = search_for(recipe)
+    state = search.init()
+    yield from _objective(search)
+    yield from _lives(search)
+    devices = jax.devices()
+    count = jax.process_count()
+    yield f"devices      {len(devices)} of kind {devices[0].device_kind}{f', in {count} processes' if count > 1 else ''}"
+    seconds = 0.0
+    for name, (program, arguments) in search.programs(state).items():
+        began = time.monotonic()
+        compiled = program.lower(*arguments).compile()
+        seconds += time.monotonic() - began
+        yield f"memory       {_memory(compiled)} on each device: {name}"
+    yield f"compilation  {seconds:.0f} s, or as long as it takes to read what an earlier process has compiled"
+    yield f"checkpoint   {_size(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parallel.bare(state))))}"
+    yield from _time(search, state)
+
+
+def _objective(search: Search) -> Iterator[str]:
+    leaves = jax.tree_util.tree_flatten_with_path(search.template)[0]
+    total = sum(np.size(x) for _, x in leaves)
+    yield f"objective    {type(search.template).__name__}, {total:,} parameters"
+    for path, x in leaves:
+        yield f"             {jax.tree_util.keystr(path).lstrip('.')} {np.dtype(x.dtype).name}{list(np.shape(x))}"
+
+
+def _lives(search: Search) -> Iterator[str]:
+    recipe, steps = search.recipe, search.recipe.agent.steps_per_update
+    for name, setting in zip(recipe.envs, search.settings, strict=True):
+        params = jax.eval_shape(setting.agent.networks.init, jax.random.key(0))
+        size = sum(x.size for x in jax.tree.leaves(params))
+        longest = setting.tasks.longest
+        upto = "up to " if setting.tasks.varied else ""
+        yield f"lives        {name}: {upto}{longest:,} updates of {steps:,} environment steps; agents of {size:,} parameters"
+    per_step = _updates_of_a_step(search)
+    evaluations = 1 + -(-recipe.generations // recipe.evaluate_every)
+    evaluation = recipe.evaluation_seeds * sum(_mean_length(search))
+    total = (per_step * recipe.generations + evaluation * evaluations) * steps
+    yield (
+        f"steps        {recipe.generations:,} of {per_step * steps:,.0f} environment steps, {evaluations} evaluations of "
+        f"{evaluation * steps:,.0f}: {total:,.0f} in all"
+    )
+
+
+def _updates_of_a_step(search: Search) -> float:
+    """Of all agents together."""
+    c = search.recipe.evolution
+    if isinstance(search, GradientSearch):
+        return float(search.recipe.metagrad.members * search.meta.rollouts)
+    if search.recipe.rolls:
+        return float(c.population * c.lives * (c.window or 1) * len(search.settings))
+    return c.population * c.lives * sum(_mean_length(search))
+
+
+def _mean_length(search: Search) -> list[float]:
+    """Updates in a life, by environment."""
+    keys = jax.random.split(jax.random.key(0), SAMPLE)
+    return [float(np.mean(lengths(keys))) for lengths in search._lengths]
+
+
+def _time(search: Search, state: MetaState) -> Iterator[str]:
+    recipe = search.recipe
+    if isinstance(search, GradientSearch):
+        ((program, arguments),) = search.programs(state).values()
+        _seconds(program, *arguments)
+        step = _seconds(program, *arguments)
+        yield f"time         {step:.2f} s a step, {clock(step * recipe.generations)} without evaluations and new lives"
+        return
+    step = evaluation = 0.0
+    of_a_step = _updates_of_a_step(search) / len(search.settings)
+    for setting, length in zip(search.settings, _mean_length(search), strict=True):
+        update = _seconds_of_an_update(search, setting)
+        step += update * of_a_step
+        evaluation += update * length * recipe.evaluation_seeds
+    whole = step * recipe.generations + evaluation * (1 + -(-recipe.generations // recipe.evaluate_every))
+    yield f"time         {step:.1f} s a generation, {evaluation:.1f} s an evaluation, {clock(whole)} in all"
+
+
+def _seconds_of_an_update(search: Search, setting: Setting) -> float:
+    """Of one agent among those that are trained at once."""
+    c, devices = search.recipe.evolution, jax.device_count()
+    pairs = -(-c.population // 2 // devices) if c.chunk is None else c.chunk
+    lanes = 2 * c.lives * pairs  # side by side on a device
+
+    def life(shared, key):
+        objective, updates = shared
+        return setting.agent.train(objective, setting.tasks(key), key, num_updates=updates)[1]
+
+    program = parallel.spread(life, chunk=lanes)
+    keys = jax.random.split(jax.random.key(0), lanes * devices)
+    _seconds(program, (search.template, jnp.int32(1)), keys)
+    few, more = (_seconds(program, (search.template, jnp.int32(n)), keys) for n in (1, 4))
+    return max(more - few, 0.0) / 3 / len(keys)
+
+
+def _seconds(program, *arguments) -> float:
+    began = time.monotonic()
+    jax.block_until_ready(program(*arguments))
+    return time.monotonic() - began
+
+
+def _memory(compiled: Any) -> str:
+    found = compiled.memory_analysis()
+    parts = {
+        "arguments": found.argument_size_in_bytes,
+        "results": found.output_size_in_bytes,
+        "in between": found.temp_size_in_bytes,
+    }
+    return f"{_size(sum(parts.values()))} ({', '.join(f'{name} {_size(n)}' for name, n in parts.items())})"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,0 +1,146 @@
+"""Several processes are one run: they find each other, end in the same bits as one, and none waits for the dead."""
+
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import crash
+import pytest
+
+from discover import processes
+
+COORDINATOR = ["--coordinator", "10.0.0.1:1234"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ([*COORDINATOR, "--num-processes", "2", "--process-id", "1"], ("10.0.0.1:1234", 2, 1)),
+        (["--coordinator=host:80", "--num-processes=1", "--process-id=0"], ("host:80", 1, 0)),
+        (["--coordinator", "[::1]:80", "--num_processes", "3", "--process_id", "2"], ("[::1]:80", 3, 2)),
+        (["--out", "runs/a"], None),
+    ],
+)
+def test_a_place_is_read_off_the_command_line(line, place):
+    assert processes.place_in(line, {}) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, True),
+        ({}, False),
+    ],
+)
+def test_a_cluster_speaks_for_itself(environment, several):
+    assert processes.place_in([], environment) == ((None, None, None) if several else None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (COORDINATOR, "--coordinator needs --num-processes and --process-id beside it"),
+        (["--process-id", "0"], "--process-id needs --coordinator and --num-processes beside it"),
+        (
+            [*COORDINATOR, "--num-processes", "2", "--process-id", "2"],
+            "must be 0 to 1, as there are 2 processes, and is 2",
+        ),
+        (
+            [*COORDINATOR, "--num-processes", "2", "--process-id", "-1"],
+            "must be 0 to 1, as there are 2 processes, and is -1",
+        ),
+        ([*COORDINATOR, "--num-processes", "0", "--process-id", "0"], "--num-processes must be at least 1, and is 0"),
+        ([*COORDINATOR, "--num-processes", "two", "--process-id", "0"], "must be a whole number, and is 'two'"),
+        (["--coordinator", "host", "--num-processes", "2", "--process-id", "0"], "must be HOST:PORT"),
+        (["--coordinator", "host:99999", "--num-processes", "2", "--process-id", "0"], "must be HOST:PORT"),
+        (["--coordinator", ":80", "--num-processes", "2", "--process-id", "0"], "must be HOST:PORT"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(line, sentence):
+    with pytest.raises(ValueError, match="--") as refusal:
+        processes.place_in(line, {})
+    assert sentence in str(refusal.value)
+
+
+def test_nobody_waits_for_a_coordinator_that_does_not_answer():
+    # By itself, since importing discover starts JAX; with two seconds of patience in place of fifty.
+    script = (
+        "import importlib.util as u; spec = u.spec_from_file_location('p', 'discover/processes.py'); "
+        "p = u.module_from_spec(spec); spec.loader.exec_module(p); p.PATIENCE = 2; "
+        f"p.join(p.Place('127.0.0.1:{free_port()}', 2, 1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=crash.REPO, env=crash.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("discover: waited 2 s for all 2 processes to meet at 127.0.0.1:")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_both(stack, out, **changes):
+    port = free_port()
+    return [
+        stack.enter_context(
+            crash.start(
+                out / str(i) if i else out,  # only the first one's is made
+                devices=2,
+                place=("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)),
+                **changes,
+            )
+        )
+        for i in range(2)
+    ]
+
+
+def finish_both(out, **changes):
+    with ExitStack() as stack:
+        both = start_both(stack, out, **changes)
+        said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return said
+
+
+def test_whoever_is_killed_the_other_ends_with_a_sentence_and_both_resume_to_the_bits_of_one(tmp_path):
+    out = tmp_path / "run"
+    for generation, victim in ((3, 1), (8, 0)):
+        with ExitStack() as stack:
+            both = start_both(stack, out)
+            assert crash.Moment(generation, False, 0.0).wait(both[0], out)
+            both[victim].send_signal(signal.SIGKILL)
+            _, said = both[1 - victim].communicate(timeout=60)
+            assert both[1 - victim].returncode == 1
+        assert said.strip().splitlines()[-1] == f"discover: {processes.GONE}"
+    (first, _), (second, _) = finish_both(out)
+    assert "Resuming" in first
+    assert "generation" not in second  # the first speaks for both
+    assert crash.exported(out) == crash.exported(crash.first().result.out)
+    assert crash.logged(out) == crash.logged(crash.first().result.out)
+
+
+def test_members_of_a_search_by_meta_gradient_are_shared_out(tmp_path):
+    finish_both(tmp_path / "run", of="groove")
+    assert crash.exported(tmp_path / "run") == crash.exported(crash.first(of="groove").result.out)
+
+
+def test_both_stop_when_one_is_told_to(tmp_path):
+    out = tmp_path / "run"
+    with ExitStack() as stack:
+        both = start_both(stack, out, generations=1000)
+        assert crash.Moment(2, False, 0.0).wait(both[0], out)
+        both[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=60) for process in both]
+        assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2
+    assert "Stopped after generation" in said[0][0]
