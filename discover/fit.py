@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,18 +27,18 @@ def fit(recipe: Recipe, budget: int | None = None) -> Recipe:
     """
     if budget is None:
         budget = -processes.largest(-int(PART * free_memory() / 2**20)) * 2**20  # what all processes have
-    sizes = _sizes(recipe)
-    smallest = needed(with_chunk(recipe, sizes[0]))
+    candidates = sizes(recipe, jax.device_count())
+    smallest = needed(with_chunk(recipe, candidates[0]))
     if smallest > budget:
         raise ValueError(
-            f"with the smallest chunk, {sizes[0]}, a step needs {smallest / 1e9:.2f} GB on each device, and "
+            f"with the smallest chunk, {candidates[0]}, a step needs {smallest / 1e9:.2f} GB on each device, and "
             f"{budget / 1e9:.2f} GB may be had: take fewer environments (agent.num_envs) or shorter rollouts (agent.num_steps)."
         )
-    for size in reversed(sizes[1:]):
+    for size in reversed(candidates[1:]):
         # Arguments are the same for all chunks, so this is more than is needed, and worth a look only if it is near.
-        if smallest * size / sizes[0] <= 2 * budget and needed(with_chunk(recipe, size)) <= budget:
+        if smallest * size / candidates[0] <= 2 * budget and needed(with_chunk(recipe, size)) <= budget:
             return with_chunk(recipe, size)
-    return with_chunk(recipe, sizes[0])
+    return with_chunk(recipe, candidates[0])
 
 
 def needed(recipe: Recipe) -> int:
@@ -69,10 +68,10 @@ def with_chunk(recipe: Recipe, chunk: int) -> Recipe:
     return dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), chunk=chunk)})
 
 
-def _sizes(recipe: Recipe) -> Sequence[int]:
+def sizes(recipe: Recipe, devices: int) -> list[int]:
     """Chunks worth a try, the smallest first: doublings, and the whole of a device's share; divisors where they must be."""
     count = recipe.evolution.population // 2 if recipe.method == "evolution" else recipe.metagrad.members
-    share = -(-count // jax.device_count())
+    share = -(-count // devices)
     if recipe.method == "evolution" and not recipe.rolls:
         return sorted({2**i for i in range(share.bit_length()) if 2**i <= share} | {share})
     return [size for size in range(1, share + 1) if count % size == 0]

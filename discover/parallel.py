@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from discover import processes
+
 PyTree = Any
 
 
@@ -69,14 +71,19 @@ def keep_programs() -> None:
 
 def devices_for(count: int) -> list[Any]:
     """As many devices as share `count` items evenly, the same number of every process."""
-    each = next(d for d in range(jax.local_device_count(), -1, -1) if d == 0 or count % (d * jax.process_count()) == 0)
-    if each == 0:
-        raise ValueError(
-            f"{count} parts cannot be shared evenly by {jax.process_count()} processes: choose a population or a number of "
-            "members whose chunks can be."
-        )
+    if devices := _even_devices(count):
+        return devices
+    raise ValueError(
+        f"{count} parts cannot be shared evenly by {jax.process_count()} processes: choose a population or a number of members "
+        "whose chunks can be."
+    )
+
+
+def _even_devices(count: int) -> list[Any]:
+    """None if there are no such."""
+    each = [d for d in range(1, jax.local_device_count() + 1) if count % (d * jax.process_count()) == 0]
     of = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
-    return [d for devices in of for d in devices[:each]]
+    return [d for devices in of for d in devices[: max(each, default=0)]]
 
 
 def free(tree: PyTree) -> PyTree:
@@ -84,11 +91,7 @@ def free(tree: PyTree) -> PyTree:
     would compile every program once more, and meet no other number of devices. Every process must ask for it."""
 
     def fetch(x):
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            from jax.experimental import multihost_utils
-
-            return multihost_utils.process_allgather(x, tiled=True)
-        return jax.device_get(x)
+        return processes.gathered(x) if isinstance(x, jax.Array) and not x.is_fully_addressable else jax.device_get(x)
 
     return dress(jax.device_put(jax.tree.map(fetch, bare(tree))), tree)
 
@@ -118,8 +121,10 @@ def spread(
 
     def run(shared, items):
         n = jax.tree.leaves(items)[0].shape[0]
-        # No device without an item, but where that would leave a process without a device.
-        used = available if jax.process_count() > 1 else available[: -(-n // (chunk or 1))]
+        chunks = -(-n // (chunk or 1))
+        used = available[:chunks]  # no device without an item, but where that would leave a process without a device
+        if processes.several() and devices is None:
+            used = _even_devices(chunks) or available
         mesh = Mesh(np.array(used), ("lives",))
         along = PartitionSpec("lives")
         sharded = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), along), out_specs=along, check_vma=False)

@@ -23,11 +23,15 @@ PyTree = Any
 
 PATIENCE = 50  # seconds for all processes to arrive
 SILENCE = 30  # seconds after which a process that says nothing is taken for dead
+LONG = 7 * 24 * 3600 * 1000  # milliseconds: whoever is late is waited for, whoever is dead is noticed
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
 GONE = (
     "another process of this run has ended, or cannot be reached any more. What it had saved is safe: give all of them the same "
     "lines again, and they go on from the last checkpoint."
 )
+
+
+_meetings = itertools.count()
 
 
 class LostProcess(RuntimeError):
@@ -170,7 +174,8 @@ def watched() -> Iterator[None]:
         yield
     except Exception as error:
         words = ("Gloo", "UNAVAILABLE", "coordination service", "Connection closed by peer", "NCCL")
-        if several() and not isinstance(error, LostProcess) and any(word in str(error) for word in words):
+        lost = several() and not isinstance(error, LostProcess) and any(word in str(error) for word in words)
+        if lost and "DISCOVER_DEBUG" not in os.environ:
             raise LostProcess(GONE) from None
         raise
 
@@ -181,7 +186,25 @@ def told(tree: PyTree) -> PyTree:
         return tree
     from jax.experimental import multihost_utils
 
+    meet()
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def gathered(x: jax.Array) -> np.ndarray:
+    """The whole of an array of which each process has a part. All must ask for it."""
+    from jax.experimental import multihost_utils
+
+    jax.block_until_ready(x)
+    meet()
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def meet() -> None:
+    """Wait until all have come here. What crosses between devices gives up after half a minute, and lives, or compilers, may
+    differ by more than that."""
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=f"discover-{next(_meetings)}", timeout_ms=LONG)
 
 
 def largest(number: int) -> int:
@@ -201,4 +224,5 @@ def agree(what: str, number: int) -> None:
 def _of_all(number: int) -> list[int]:
     from jax.experimental import multihost_utils
 
+    meet()
     return [int(x) for x in np.ravel(multihost_utils.process_allgather(np.int32(number)))]

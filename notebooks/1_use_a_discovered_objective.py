@@ -51,15 +51,21 @@ TOTAL_STEPS = 10_000 if SMALL else 200_000  # environment steps of each agent
 # %%
 print(lo.available())
 
-NAME = "dpo"
+NAME = "lpo"
 objective = lo.load(NAME)
-print(objective)
 
 # %% [markdown]
-# DPO (Lu et al. 2022) is a formula that people read off a network that a search had found. It is an instance of
-# **mirror learning**: maximise the mean of $r A - D(r, A)$, where $r$ is the ratio of the new to the old probability of
-# an action, $A$ is its advantage, and the **drift** $D$ is the price of moving away from the old policy. PPO's clip is one
-# drift, DPO's is another. The next notebook looks inside them.
+# Before you trust somebody's weights: how were they made, what do they expect of you, and where do they lose?
+
+# %%
+print(lo.card(NAME))
+
+# %% [markdown]
+# LPO (Lu et al. 2022) is PPO's clip and what a small network adds to it. This one was found on two MinAtar games, so
+# CartPole, below, is an environment that it has never seen. It is an instance of **mirror learning**: maximise the mean of
+# $r A - D(r, A)$, where $r$ is the ratio of the new to the old probability of an action, $A$ is its advantage, and the
+# **drift** $D$ is the price of moving away from the old policy. PPO's clip is one drift, and this one's is another. The next
+# notebook looks inside them.
 #
 # ## A plain PPO
 #
@@ -257,7 +263,7 @@ for what, mine, yours in [
 # Read this with care. CartPole has a ceiling of 500, it is one environment, and the learning rate, entropy bonus and
 # number of epochs were all chosen by people for PPO. A result here says that the line works in your agent and about what
 # to expect; it does not rank the objectives. To do that, use several environments that neither was tuned on:
-# `discover.evaluate(["ppo", "dpo"], envs=[...], num_seeds=10)` reports them with intervals.
+# `discover.evaluate(["ppo", "lpo"], envs=[...], num_seeds=10)` reports them with intervals.
 #
 # ## Is it really a drift?
 #
@@ -277,8 +283,9 @@ except lo.DriftLawError as error:
 # %% [markdown]
 # ## Save it, with how it was made
 #
-# An objective is a pytree: its leaves are what a search may change. DPO has two. Change one, save the result with a record
-# of what you did, and load it anywhere. The file is safetensors with a checksum, so reading one runs no code.
+# An objective is a pytree: its leaves are what a search may change. DPO, a formula that people read off a network that a
+# search had found, has two. Change one, save the result with a record of what you did, and load it anywhere. The file is
+# safetensors with a checksum, so reading one runs no code.
 
 # %%
 mine = lo.Mirror(drift=lo.DPO(alpha=1.5, beta=0.6))

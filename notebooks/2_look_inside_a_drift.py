@@ -42,25 +42,16 @@ NUM_POINTS = 41 if SMALL else 401  # of a curve
 NUM_EPOCHS = 20 if SMALL else 200  # of a policy update
 
 # %% [markdown]
-# Five drifts will do. Three are formulas. LPO is a network of eight features of $r$ and $A$ with no biases, added to PPO's
-# drift. A search would set its weights; **these weights are random, nobody has trained them**, and they are here to show
-# what a search may choose from.
+# Four drifts will do, and a fifth that knows the time comes later. Three are formulas. LPO is a network of eight features of
+# $r$ and $A$ with no biases, added to PPO's drift. Evolution set its weights, on two MinAtar games, starting from PPO:
+# `lo.card("lpo")` says how.
 
 # %%
-
-
-def untrained(seed, scale, **kwargs):
-    """An LPO that starts as PPO, with its output layer moved at random. Not the result of any search."""
-    key, out_key = jax.random.split(jax.random.key(seed))
-    lpo = lo.LPO.create(key, **kwargs)
-    return lpo.replace(out=scale * jax.random.normal(out_key, lpo.out.shape))
-
-
 drifts = {
     "none (A2C)": lo.NoDrift(),
     "PPO": lo.Clip(epsilon=0.2),
     "DPO": lo.DPO(),
-    "LPO, random weights": untrained(4, 0.05),
+    "LPO": lo.load("lpo").drift,
 }
 styles = dict(zip(drifts, zip(COLOURS, ("-", "--", "-", "-."), strict=False), strict=False))
 
@@ -108,9 +99,9 @@ slices(drifts)
 
 # %% [markdown]
 # Every price starts at nothing at $r = 1$ (dotted) and every slope starts there at $A$: *next to the old policy all of them
-# are the plain policy gradient*. (For a network "next to" may be very near: LPO's random slope jumps just beside 1.) They
-# part further out. PPO stops dead at 1.2 and at 0.8. For a good action DPO lets go smoothly. For a bad action it does
-# something that PPO never does: left of some ratio its slope is *positive*.
+# are the plain policy gradient*. They part further out. PPO stops dead at 1.2 and at 0.8. For a good action DPO lets go
+# smoothly. For a bad action it does something that PPO never does: left of some ratio its slope is *positive*. What evolution
+# found is the other way about: a good action is clipped as by PPO, and a bad one may go on falling, at a part of the slope.
 #
 # ## And over all advantages?
 #
@@ -124,7 +115,8 @@ plots.drift_landscape({label: drift for label, drift in drifts.items() if label 
 # %% [markdown]
 # Both formulas act in two corners only: good actions that have become likelier, and bad ones that have become less likely.
 # Those are the samples on which the update has already got what it wanted. In the other two the policy has moved the wrong
-# way, and nothing should hold it back. A network is free to act anywhere.
+# way, and nothing should hold it back. A network is free to act anywhere, and yet, having begun at PPO, it has stayed in the
+# same two corners. What it has changed is the lower one: for actions that are only a little bad the clip is gone.
 #
 # ## How far may a bad action fall before DPO brings it back?
 #
@@ -162,13 +154,13 @@ plt.show()
 # They say that staying costs nothing, moving is never paid for, and a *small* move is free. With exact expectations they
 # are what makes each mirror-learning update an improvement, so they are worth more than a clever formula. LPO keeps them
 # by construction: its features vanish at $r = 1$, there is no bias, and a relu with a little slack keeps the result at or
-# above zero and flat around $r = 1$. Hence they hold for our random weights too, and for any others:
+# above zero and flat around $r = 1$. Hence they hold for any weights, those found and those drawn at random:
 
 # %%
 for label, drift in drifts.items():
     lo.verify_drift(drift)
     print(f"{label}: a drift")
-lo.verify_drift(drifts["LPO, random weights"], num_draws=3 if SMALL else 20)
+lo.verify_drift(drifts["LPO"], num_draws=3 if SMALL else 20)
 print("LPO, with weights redrawn again and again: a drift")
 
 # %% [markdown]
