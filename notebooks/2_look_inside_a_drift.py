@@ -187,13 +187,13 @@ for label, drift in broken.items():
 #
 # A *time-aware* drift (TA-LPO, Jackson et al. 2024) also knows $n/N$, the fraction of training that is over, so a search may
 # find one that is bold early and careful late. The fraction **multiplies** the features $x$: the network reads
-# $[x, \tfrac{n}{N} x]$, sixteen numbers that still vanish at $r = 1$. Below is one such network at three moments.
-# **Its weights are random: the schedule you see was drawn, not discovered.** How can one set of weights be three drifts?
+# $[x, \tfrac{n}{N} x]$, sixteen numbers that still vanish at $r = 1$. Below is one such network at three moments. It began as
+# the LPO above, blind to the time, and evolution went on from there. How can one set of weights be three drifts?
 
 # %%
-ta_lpo = untrained(2, 0.08, time_aware=True)
+ta_lpo = lo.load("ta_lpo").drift
 LIFETIME = 1e6  # environment steps
-moments = {f"TA-LPO, random, n/N = {f:g}": lo.Progress(f * LIFETIME, LIFETIME) for f in (0.0, 0.5, 1.0)}
+moments = {f"TA-LPO, n/N = {f:g}": lo.Progress(f * LIFETIME, LIFETIME) for f in (0.0, 0.5, 1.0)}
 styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), strict=False))
 slices(dict.fromkeys(moments, ta_lpo), moments)
 
@@ -201,7 +201,7 @@ slices(dict.fromkeys(moments, ta_lpo), moments)
 # And over all advantages, as training goes on? Blue is what neither formula had: pushed *harder* than with no drift.
 
 # %%
-plots.drift_landscape({"random": ta_lpo}, fractions=(0.0, 0.5, 1.0))
+plots.drift_landscape({"TA-LPO": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
 # %% [markdown]
 # At $n/N = 0$ the second half of the features is zero, and then it grows in: the first layer is $W_1 + \frac{n}{N} W_2$.
@@ -260,7 +260,7 @@ def one_update(drift, progress=None, learning_rate=0.3):
 
 updates = {label: one_update(drift) for label, drift in drifts.items()}
 updates["MDPO, n/N = 0.5"] = one_update(lo.KL(), lo.Progress(0.5 * LIFETIME, LIFETIME))
-updates["TA-LPO, random, n/N = 1"] = one_update(ta_lpo, lo.Progress(LIFETIME, LIFETIME))
+updates["TA-LPO, n/N = 1"] = one_update(ta_lpo, lo.Progress(LIFETIME, LIFETIME))
 
 figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", sharex=True, sharey=True)
 for axis, (label, ratios) in zip(axes.flat, updates.items(), strict=True):
