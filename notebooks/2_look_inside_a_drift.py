@@ -116,7 +116,8 @@ plots.drift_landscape({label: drift for label, drift in drifts.items() if label 
 # Both formulas act in two corners only: good actions that have become likelier, and bad ones that have become less likely.
 # Those are the samples on which the update has already got what it wanted. In the other two the policy has moved the wrong
 # way, and nothing should hold it back. A network is free to act anywhere, and yet, having begun at PPO, it has stayed in the
-# same two corners. What it has changed is the lower one: for actions that are only a little bad the clip is gone.
+# same two corners. What it has changed is the lower one: for actions that are only a little bad the clip is gone. (The specks
+# along $A = 0$ weigh nothing: there the slope is divided by next to nothing.)
 #
 # ## How far may a bad action fall before DPO brings it back?
 #
@@ -188,7 +189,7 @@ for label, drift in broken.items():
 # A *time-aware* drift (TA-LPO, Jackson et al. 2024) also knows $n/N$, the fraction of training that is over, so a search may
 # find one that is bold early and careful late. The fraction **multiplies** the features $x$: the network reads
 # $[x, \tfrac{n}{N} x]$, sixteen numbers that still vanish at $r = 1$. Below is one such network at three moments. It began as
-# the LPO above, blind to the time, and evolution went on from there. How can one set of weights be three drifts?
+# the LPO above, blind to the time, and evolution went on from there. One set of weights can be three drifts. Has it become so?
 
 # %%
 ta_lpo = lo.load("ta_lpo").drift
@@ -198,14 +199,17 @@ styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), stric
 slices(dict.fromkeys(moments, ta_lpo), moments)
 
 # %% [markdown]
-# And over all advantages, as training goes on? Blue is what neither formula had: pushed *harder* than with no drift.
+# It has not: to the eye, the three lines are one. Five short steps of evolution found a way on from LPO that is the same at any
+# age. That is worth knowing before one believes a name. And over all advantages? Blue is what neither formula has: pushed
+# *harder* than with no drift.
 
 # %%
 plots.drift_landscape({"TA-LPO": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
 # %% [markdown]
-# At $n/N = 0$ the second half of the features is zero, and then it grows in: the first layer is $W_1 + \frac{n}{N} W_2$.
-# At each moment the result is a drift. Why not simply *append* $n/N$ to the features, as one would with any other network?
+# What could a longer search do? At $n/N = 0$ the second half of the features is zero, and then it grows in: the first layer is
+# $W_1 + \frac{n}{N} W_2$. At each moment the result is a drift. Why not simply *append* $n/N$ to the features, as one would with
+# any other network?
 
 # %%
 lo.verify_drift(ta_lpo)
@@ -281,7 +285,8 @@ plt.show()
 # strength of one batch of data. PPO stops early, a step beyond its clip. DPO lets good actions grow further, holds the bad
 # one near where its rollback begins, and lets the action of advantage 0 fall: at $A = 0$ its drift is 0 as well, so nothing
 # keeps that action, and its probability is what the good ones take. MDPO's drift does not ask for $A$, and holds every
-# action. The random networks each rest somewhere of their own, some rattling at a kink. And the very first epoch?
+# action. LPO and TA-LPO hold the best action at PPO's clip, rattling at its edge, and let the rest go on: the second best grows
+# to twice its share, and what is bad keeps falling. And the very first epoch?
 
 # %%
 first = np.stack([np.asarray(ratios[1]) for ratios in updates.values()])
