@@ -10,12 +10,14 @@ import operator
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from discover import processes
@@ -165,7 +167,8 @@ def _meta_train(args: MetaTrain) -> int:
         from discover.dry_run import dry_run
 
         for line in dry_run(recipe):
-            print(line, flush=True)
+            if processes.first():
+                print(line, flush=True)
         return 0
     if args.out is None:
         raise ValueError("meta-train needs --out DIRECTORY, the run's own, or --dry-run.")
@@ -189,9 +192,11 @@ def _fitted(recipe: Recipe, out: Path | None) -> Recipe:
     from discover.fit import fit, with_chunk
     from discover.run import recipe_in
 
-    if out is not None and (out / "recipe.json").exists():
-        return with_chunk(recipe, getattr(recipe_in(out), recipe.method).chunk)
-    return fit(recipe)
+    chunk = -1  # no run yet; 0: all of a device's share. The first process knows.
+    if out is not None and processes.first() and (out / "recipe.json").exists():
+        chunk = getattr(recipe_in(out), recipe.method).chunk or 0
+    chunk = int(processes.told(np.int32(chunk)))
+    return fit(recipe) if chunk < 0 else with_chunk(recipe, chunk or None)
 
 
 def _evaluate(args: Evaluate) -> None:
@@ -269,6 +274,8 @@ def _leave(status: int) -> None:
     if sys.exc_info()[0] is not None:
         traceback.print_exc()
     sys.stdout.flush()
+    if processes.first():
+        time.sleep(2)  # whoever loses sight of the first process is aborted: let the others leave before
     os._exit(status)
 
 

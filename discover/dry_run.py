@@ -43,7 +43,12 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
         yield f"memory       {_memory(compiled)} on each device: {name}"
     yield f"compilation  {seconds:.0f} s, or as long as it takes to read what an earlier process has compiled"
     yield f"checkpoint   {_size(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parallel.bare(state))))}"
-    yield from _time(search, state)
+    try:
+        yield from _time(search, state)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        yield "time         cannot be measured, since it does not fit into memory: --fit takes what does"
 
 
 def _objective(search: Search) -> Iterator[str]:

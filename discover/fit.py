@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -43,9 +45,14 @@ def fit(recipe: Recipe, budget: int | None = None) -> Recipe:
 
 def needed(recipe: Recipe) -> int:
     """Bytes on each device: arguments, results and what is in between, of the largest program of a step."""
-    search = search_for(recipe)
-    programs = search.programs(search.init()).values()
-    return max(total_memory(program.lower(*arguments).compile()) for program, arguments in programs)
+    try:
+        search = search_for(recipe)
+        programs = search.programs(search.init()).values()
+        return max(total_memory(program.lower(*arguments).compile()) for program, arguments in programs)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return sys.maxsize
 
 
 def total_memory(compiled: Any) -> int:
@@ -59,10 +66,18 @@ def free_memory() -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if info.exists():
+        left = 1024 * next(
+            int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("MemAvailable")
+        )
+    if limit.exists() and limit.read_text().strip().isdigit():  # of a container
+        left = min(left, int(limit.read_text()))
+    return left // jax.local_device_count()
 
 
-def with_chunk(recipe: Recipe, chunk: int) -> Recipe:
+def with_chunk(recipe: Recipe, chunk: int | None) -> Recipe:
     """In the method that the recipe searches by."""
     part = recipe.method
     return dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), chunk=chunk)})
@@ -74,4 +89,4 @@ def sizes(recipe: Recipe, devices: int) -> list[int]:
     share = -(-count // devices)
     if recipe.method == "evolution" and not recipe.rolls:
         return sorted({2**i for i in range(share.bit_length()) if 2**i <= share} | {share})
-    return [size for size in range(1, share + 1) if count % size == 0]
+    return [size for size in range(1, share + 1) if count % (size * devices) == 0] or [1]

@@ -80,9 +80,10 @@ def devices_for(count: int) -> list[Any]:
 
 
 def _even_devices(count: int) -> list[Any]:
-    """None if there are no such."""
-    each = [d for d in range(1, jax.local_device_count() + 1) if count % (d * jax.process_count()) == 0]
+    """The same; an empty list if there are no such."""
     of = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+    least = min(map(len, of))  # the same in every process
+    each = [d for d in range(1, least + 1) if count % (d * jax.process_count()) == 0]
     return [d for devices in of for d in devices[: max(each, default=0)]]
 
 

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,8 @@ SILENCE = 30  # seconds after which a process that says nothing is taken for dea
 LONG = 7 * 24 * 3600 * 1000  # milliseconds: whoever is late is waited for, whoever is dead is noticed
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
 GONE = (
-    "another process of this run has ended, or cannot be reached any more. What it had saved is safe: give all of them the same "
-    "lines again, and they go on from the last checkpoint."
+    "another process of this run has ended or cannot be reached any more, or this one was aborted, as what is above may say. "
+    "What was saved is safe: give all of them the same lines again, and they go on from the last checkpoint."
 )
 
 
@@ -102,29 +103,50 @@ def join(place: Place) -> None:
     The work goes on in a child; its parent waits, passes signals on, and puts a sentence where the runtime of JAX, which ends a
     process in which it has lost another, has only a stack of addresses.
     """
+    if place.process_id == 0:
+        _refuse_taken(str(place.coordinator))
     _guard()
     late = threading.Timer(PATIENCE, _give_up, (place,))
     late.daemon = True
     late.start()
     with contextlib.suppress(AttributeError):  # a JAX that has it by default
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        *place,
-        initialization_timeout=10 * PATIENCE,
-        heartbeat_timeout_seconds=SILENCE,
-        shutdown_timeout_seconds=SILENCE,
-    )
+    try:
+        jax.distributed.initialize(
+            *place,
+            initialization_timeout=10 * PATIENCE,
+            heartbeat_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=SILENCE,
+        )
+    except (ValueError, RuntimeError) as error:  # a cluster that says half of what is needed
+        first_line = (str(error).strip().splitlines() or ["no reason is given"])[0].rstrip(".")
+        _say(f"the other processes cannot be met ({first_line}): give {', '.join(FLAGS)}.")
+        os._exit(2)
     late.cancel()
+
+
+def _refuse_taken(coordinator: str) -> None:
+    """A port that is in use, in which the runtime would end without a word."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            _say(f"process 0 cannot listen at port {port} ({error.strerror}): choose another --coordinator.")
+            raise SystemExit(2) from None
+
+
+def _say(sentence: str) -> None:
+    print(f"discover: {sentence}", file=sys.stderr, flush=True)
 
 
 def _give_up(place: Place) -> None:
     where = place.coordinator or "the coordinator that the cluster names"
     count = f"all {place.num_processes} processes" if place.num_processes else "all processes"
-    print(
-        f"discover: waited {PATIENCE} s for {count} to meet at {where}: see that process 0 runs there, that its port can be "
-        "reached, and that every other one has been started.",
-        file=sys.stderr,
-        flush=True,
+    _say(
+        f"waited {PATIENCE} s for {count} to meet at {where}: see that process 0 runs there, that its port can be reached, and "
+        "that every other one has been started."
     )
     os._exit(2)
 
@@ -136,14 +158,16 @@ def _guard() -> None:
     if child == 0:
         os.close(held)
         os.setpgrp()  # else Ctrl-C in a terminal would come twice
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and whoever is not in front there must not read
         threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
         return
     os.close(watched)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: os.kill(child, number))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _frame: os.kill(child, number))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == -signal.SIGABRT:
-        print(f"discover: {GONE}", file=sys.stderr, flush=True)
+        _say(GONE)
         os._exit(1)
     os._exit(status if status >= 0 else 128 - status)
 

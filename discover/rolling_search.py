@@ -70,8 +70,9 @@ class RollingSearch(EvolutionSearch):
     def weight(self, generation: int) -> np.ndarray:
         """f32[P // 2]: how much the window of each pair counts in a generation, from 0; 1 in the mean over a life."""
         lateness = self.recipe.evolution.lateness
-        mean = np.mean((np.arange(self.windows) + 1.0) ** lateness)
-        return ((generation - self.began(generation) + 1.0) ** lateness / mean).astype(np.float32)
+        ages = (np.arange(self.windows) + 1.0) / self.windows
+        weights = ages**lateness
+        return (weights / weights.mean())[generation - self.began(generation)].astype(np.float32)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]

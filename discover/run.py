@@ -60,12 +60,16 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
       ValueError: an environment or a size that cannot be.
       LostProcess: another process of the run is gone.
     """
-    if wandb:
+    if wandb and processes.first():
         import_wandb()
+    with processes.watched():
+        return _meta_train(recipe, out, wandb, quiet)
+
+
+def _meta_train(recipe: Recipe, out: str | Path, wandb: bool, quiet: bool) -> Result:
     search = search_for(recipe, Path(out))
     processes.agree("recipe or start", zlib.crc32(f"{recipe} {fingerprint(search.template)}".encode()) >> 1)
     with (
-        processes.watched(),
         open_run(out, recipe) if processes.first() else nullcontext() as store,
         _stop_signals() as stop,
     ):
@@ -77,6 +81,8 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
         finally:
             if loop.writer is not None:
                 loop.writer.close()
+        if processes.several():
+            processes.meet()  # the others would end, and take the first one's writing for its death
         return Result(loop.state.best, Path(out), store.rows() if store is not None else [], stopped)
 
 
@@ -149,13 +155,12 @@ class _Loop:
 
     def run(self, stop: list[int]) -> int | None:
         """Until the last generation or a signal; returns the signal."""
-        recipe, start = self.recipe, time.monotonic()
+        recipe, start, stopped = self.recipe, time.monotonic(), None
         if self.anew:
             self._finish_generation(0, {}, start)
         first = int(self.state.generation)
         for index in range(first + 1, recipe.generations + 1):
-            if number := processes.largest(stop[0] if stop else 0):
-                stop = [number]  # whoever of several was told
+            if stopped := processes.largest(stop[0] if stop else 0) or None:  # whoever of several was told
                 break
             began = time.monotonic()
             self.state, seen = self.search.generation(self.state)
@@ -163,9 +168,9 @@ class _Loop:
         index = int(self.state.generation)
         self._save(index)
         self._export(index)
-        if stop:
+        if stopped:
             self._say(f"Stopped after generation {index}, which is saved; the same command goes on from there.")
-        return stop[0] if stop else None
+        return stopped
 
     def _save(self, index: int) -> None:
         state = parallel.free(parallel.bare(self.state))
@@ -242,16 +247,20 @@ class _Loop:
 def _stop_signals():
     """A list that the first Ctrl-C, SIGTERM or SIGHUP is put into; a second Ctrl-C interrupts at once."""
     received: list[int] = []
+    at = -math.inf
 
     def note(number, _frame):
-        if received and number == signal.SIGINT:
+        nonlocal at
+        if received and number == signal.SIGINT and time.monotonic() - at > 1:  # sooner, it is the same one again
             raise KeyboardInterrupt
+        at = time.monotonic()
         received.append(number)
 
     old = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            old[number] = signal.signal(number, note)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                old[number] = signal.signal(number, note)
     except ValueError:  # not the main thread: leave signals to whoever has it
         pass
     try:

@@ -39,7 +39,8 @@ def test_chunks_worth_a_try(recipe):
     assert fit.sizes(recipe, devices=1) == [1, 2, 4, 8]
     assert fit.sizes(recipe, devices=3) == [1, 2, 3]
     assert fit.sizes(crash.recipe(of="groove"), devices=1) == [1, 2, 4, 8]  # members, in divisors
-    assert fit.sizes(crash.recipe(of="groove"), devices=3) == [1, 2]
+    assert fit.sizes(crash.recipe(of="groove"), devices=2) == [1, 2, 4]  # so that every device has as many
+    assert fit.sizes(crash.recipe(of="groove"), devices=3) == [1]
 
 
 def test_a_dry_run_counts_what_there_will_be():

@@ -69,19 +69,35 @@ def test_a_place_that_cannot_be_is_refused(line, sentence):
     assert sentence in str(refusal.value)
 
 
-def test_nobody_waits_for_a_coordinator_that_does_not_answer():
-    # By itself, since importing discover starts JAX; with two seconds of patience in place of fifty.
+def join_alone(port, process_id):
+    """`join` by itself, since importing discover starts JAX; with two seconds of patience in place of fifty."""
     script = (
         "import importlib.util as u; spec = u.spec_from_file_location('p', 'discover/processes.py'); "
         "p = u.module_from_spec(spec); spec.loader.exec_module(p); p.PATIENCE = 2; "
-        f"p.join(p.Place('127.0.0.1:{free_port()}', 2, 1))"
+        f"p.join(p.Place('127.0.0.1:{port}', 2, {process_id}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=crash.REPO, env=crash.environment(), capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=crash.REPO, env=crash.environment(), capture_output=True, text=True)
     assert done.returncode == 2
-    sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("discover: waited 2 s for all 2 processes to meet at 127.0.0.1:")
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_nobody_waits_for_a_coordinator_that_does_not_answer():
+    assert join_alone(free_port(), 1).startswith("discover: waited 2 s for all 2 processes to meet at 127.0.0.1:")
+
+
+def test_nobody_waits_for_those_who_never_come():
+    assert join_alone(free_port(), 0).startswith("discover: waited 2 s for all 2 processes to meet at 127.0.0.1:")
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert join_alone(port, 0).startswith(
+            f"discover: process 0 cannot listen at port {port} (Address already in use)"
+        )
 
 
 def free_port():
@@ -120,7 +136,7 @@ def test_whoever_is_killed_the_other_ends_with_a_sentence_and_both_resume_to_the
             both = start_both(stack, out)
             assert crash.Moment(generation, False, 0.0).wait(both[0], out)
             both[victim].send_signal(signal.SIGKILL)
-            _, said = both[1 - victim].communicate(timeout=60)
+            _, said = both[1 - victim].communicate(timeout=120)
             assert both[1 - victim].returncode == 1
         assert said.strip().splitlines()[-1] == f"discover: {processes.GONE}"
     (first, _), (second, _) = finish_both(out)
@@ -130,17 +146,12 @@ def test_whoever_is_killed_the_other_ends_with_a_sentence_and_both_resume_to_the
     assert crash.logged(out) == crash.logged(crash.first().result.out)
 
 
-def test_members_of_a_search_by_meta_gradient_are_shared_out(tmp_path):
-    finish_both(tmp_path / "run", of="groove")
-    assert crash.exported(tmp_path / "run") == crash.exported(crash.first(of="groove").result.out)
-
-
 def test_both_stop_when_one_is_told_to(tmp_path):
     out = tmp_path / "run"
     with ExitStack() as stack:
         both = start_both(stack, out, generations=1000)
         assert crash.Moment(2, False, 0.0).wait(both[0], out)
         both[1].send_signal(signal.SIGTERM)
-        said = [process.communicate(timeout=60) for process in both]
+        said = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2
     assert "Stopped after generation" in said[0][0]
