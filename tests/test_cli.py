@@ -187,7 +187,7 @@ def test_what_cannot_be_is_said(refused, line, said):
     [
         ("meta-train", "meta-train needs a recipe first: one of quickstart"),
         ("meta-train --out out", "meta-train needs a recipe first: one of quickstart"),
-        ("meta-train quickstart", "--out PATH"),
+        ("meta-train quickstart", "meta-train needs --out DIRECTORY"),
         ("evaluate ppo", "--envs"),
         ("evaluate --envs CartPole-v1", "at least one objective, one environment and one budget"),
         ("export", "PATH the directory of a run"),
