@@ -1,4 +1,4 @@
-"""What every objective comes to beside PPO: `python -m benchmarks.returns`, again to go on where it stopped.
+"""What every objective comes to beside PPO: `python -m benchmarks.returns`, again to go on where it stopped, there or here.
 
 Same budget, agents, keys and settings for all objectives of a group; the settings are those of `usual_setup`, tuned for PPO
 alone. Three groups: drifts on classic control, MinAtar and Brax; update rules of LPG's family on games that have discrete
@@ -22,13 +22,16 @@ import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from discover import plots, references, statistics
 from discover.agent import AgentConfig
-from discover.comparison import Comparison, Trial, finite
+from discover.comparison import Comparison, Curve, Trial, finite
 from discover.evaluate import Cells, evaluate, read_cells
 from discover.record import fingerprint
-from discover.setups import SHUFFLED_GRID, LossConfig
+from discover.setups import SHUFFLED_GRID, LossConfig, usual_setup
 from discover.store import write_text
 from discover.train import as_json, resolve_objective
 from learned_objectives.cards import TESTED
+
+Report = dict[str, Any]  # by group, as returns.json has it
+Found = dict[tuple[Trial, str], Curve]
 
 SEEDS = 10
 SEED = 91_000  # far from the seeds of searches, references and validation
@@ -101,25 +104,53 @@ def directory(cells: Path, group: str, env: str) -> Path:
     return cells / (GROUPS[group].cells or group) / env.replace("/", "_")
 
 
-def measure(group: str, cells: Path) -> Comparison:
-    """Every cell of a group that is not there yet; all of them together."""
-    asked = GROUPS[group]
-    curves, misfits = {}, {}
+def family(group: str) -> list[str]:
+    """The groups whose cells are one group's too."""
+    return [name for name in GROUPS if (GROUPS[name].cells or name) == (GROUPS[group].cells or group)]
+
+
+def setups(group: str) -> dict[str, Any]:
+    """Environment -> the settings of its agents, as JSON has them."""
+    asked, out = GROUPS[group], {}
+    for env in asked.budgets:
+        usual = usual_setup(env)
+        out[env] = {"agent": vars(asked.agent or usual.agent), "loss": vars(asked.loss or usual.loss)}
+    return json.loads(json.dumps(out))
+
+
+def recorded(group: str, report: Report) -> Found:
+    """Those cells that a report tells of, of objectives, agents and seeds as they are now."""
+    asked, now, out = GROUPS[group], {n: fingerprint(resolve_objective(n)) for n in GROUPS[group].objectives}, {}
+    for told in (report[name] for name in family(group) if name in report):
+        if (told["seeds"], told["seed"]) != (SEEDS, SEED):
+            continue
+        for row in told["rows"]:
+            env, name, steps = row["env"], row["objective"], row["total_steps"]
+            same = told["objectives"][name] == now.get(name) and told["setups"].get(env) == setups(group).get(env)
+            if same and steps in asked.budgets[env]:
+                final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
+                out[Trial(env, steps), name] = Curve(final[:, None], np.asarray([steps], np.int64))
+    return out
+
+
+def measure(group: str, cells: Path, known: Found) -> dict[tuple[str, str], str]:
+    """Train every cell of a group that is neither known nor there yet; returns what did not fit, and why."""
+    asked, misfits = GROUPS[group], {}
     for env, budgets in asked.budgets.items():
-        found = evaluate(
-            asked.objectives,
-            [env],
-            total_steps=budgets,
-            num_seeds=SEEDS,
-            seed=SEED,
-            agent=asked.agent,
-            loss=asked.loss,
-            out=directory(cells, group, env),
-            progress=lambda line: print(line, flush=True),
-        )
-        curves.update(found.curves)
-        misfits.update(found.misfits)
-    return Comparison(curves, misfits)
+        missing = [name for name in asked.objectives if any((Trial(env, n), name) not in known for n in budgets)]
+        if missing:
+            misfits |= evaluate(
+                missing,
+                [env],
+                total_steps=budgets,
+                num_seeds=SEEDS,
+                seed=SEED,
+                agent=asked.agent,
+                loss=asked.loss,
+                out=directory(cells, group, env),
+                progress=lambda line: print(line, flush=True),
+            ).misfits
+    return misfits
 
 
 def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
@@ -130,20 +161,28 @@ def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
             yield read_cells(file)
 
 
-def found(group: str, cells: Path) -> Comparison:
-    """Those cells of a group that are there, of objectives as they are now; nothing is trained."""
-    asked, curves = GROUPS[group], {}
+def found(group: str, cells: Path, known: Found) -> Comparison:
+    """What is known and what is there, of objectives as they are now, in the order that the group asks in."""
+    asked, all_of_them = GROUPS[group], dict(known)
     now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives}
     for settings, done in there(group, cells):
-        for (trial, name), cell in done.items():
-            if trial.total_steps in asked.budgets[trial.env] and settings["objectives"][name] == now.get(name):
-                curves.setdefault(trial, {})[name] = cell.curve
+        all_of_them |= {
+            (trial, name): cell.curve
+            for (trial, name), cell in done.items()
+            if settings["objectives"][name] == now.get(name)
+        }
+    curves: dict[Trial, dict[str, Curve]] = {}
+    for trial in (Trial(env, n) for env, budgets in asked.budgets.items() for n in budgets):
+        if here := {name: all_of_them[trial, name] for name in asked.objectives if (trial, name) in all_of_them}:
+            curves[trial] = here
     return Comparison(curves, {})
 
 
-def commits(group: str, cells: Path) -> list[str | None]:
+def commits(group: str, cells: Path, report: Report, known: Found) -> list[str | None]:
     """Of the code that trained a group's cells."""
-    return sorted({cell.made_with["commit"] for _, done in there(group, cells) for cell in done.values()}, key=str)
+    before = {commit for name in family(group) if known and name in report for commit in report[name]["trained_by"]}
+    here = {cell.made_with["commit"] for _, done in there(group, cells) for cell in done.values()}
+    return sorted(before | here, key=str)
 
 
 def unseen(comparison: Comparison, asked: Group) -> Comparison:
@@ -235,8 +274,10 @@ def main() -> None:
     tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
     for group in args.groups:
         asked = GROUPS[group]
+        known = recorded(group, report)
         try:
-            comparison = (found if args.as_is else measure)(group, args.cells)
+            misfits = {} if args.as_is else measure(group, args.cells, known)
+            comparison = found(group, args.cells, known)._replace(misfits=misfits)
         except ValueError as error:
             raise SystemExit(f"{error} (Here that is --cells.)") from None
         if asked.baseline not in comparison.objectives:
@@ -248,9 +289,10 @@ def main() -> None:
             del parts["never seen"]
         report[group] = provenance() | {
             "about": asked.about,
-            "trained_by": commits(group, args.cells),
+            "trained_by": commits(group, args.cells, report, known),
             "seeds": SEEDS,
             "seed": SEED,
+            "setups": setups(group),
             "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
             "rows": rows(comparison, asked.baseline),
             f"better than {asked.baseline}": {
