@@ -19,7 +19,7 @@ from benchmarks.record import ROOT
 from discover import statistics
 from discover.evaluate import evaluate
 from discover.recipe import recipe_of
-from discover.store import write_text
+from discover.store import read_rows, write_text
 from learned_objectives.cards import TESTED
 from learned_objectives.library import WEIGHTS
 
@@ -162,11 +162,13 @@ def main() -> None:
     objective = lo.load(source)
     summary, reference = SUMMARIES[args.name]
     card = {"summary": summary, "reference": reference} | said
+    log = read_rows(Path(runs[which]) / "metrics.jsonl")
+    spent = {"wall_seconds": round(sum(row["seconds"] for row in log))} if log else {}
     WEIGHTS.mkdir(exist_ok=True)
     lo.save(
         objective,
         WEIGHTS / f"{args.name}.safetensors",
-        lo.record(source) | {"card": card, "probe": lo.probe(objective)},
+        lo.record(source) | spent | {"card": card, "probe": lo.probe(objective)},
     )
     if TESTED.exists():  # what was measured was another one
         known = json.loads(TESTED.read_text())

@@ -87,13 +87,14 @@ def _made(how: Mapping[str, Any]) -> str:
     if not recipe:
         return ""
     search = {"evolution": "evolution", "metagrad": "meta-gradients"}.get(str(recipe.get("method")), "a search")
-    steps, spent = recipe.get("total_steps"), how.get("env_steps")
+    steps, spent, seconds = recipe.get("total_steps"), how.get("env_steps"), how.get("wall_seconds")
     rows = [
         ("recipe", f"`{recipe.get('name')}`, by {search}, seed {how.get('seed')}"),
         ("trained on", ", ".join(map(str, recipe.get("envs", ())))),
         ("a life", f"{steps:,} environment steps" if steps else "as the worlds have it"),
         ("steps of the search", f"{how.get('generation')} of {how.get('generations')}"),
         ("environment steps in all", f"{spent:.3g}" if spent else ""),
+        ("time of the search", f"{seconds / 60:.0f} minutes" if isinstance(seconds, int) else ""),
         ("return at each evaluation", _curve(_mapping(how, "evaluations"))),
         ("chosen", _mapping(how, "card").get("chosen", "the best evaluated mean of the search")),
         ("device", how.get("device")),
