@@ -37,9 +37,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import discover
 import envs
-from discover import curriculum, parallel, plots
-from discover.gradient_search import GradientSearch
-from discover.store import open_run
+import learned_objectives as lo
+from discover import plots
+from discover.insight import insights
 
 # %%
 SMALL = "DISCOVER_NOTEBOOK_SMALL" in os.environ  # tiny sizes, which show that the code runs and nothing else
@@ -257,49 +257,27 @@ _ = axis.legend(frameon=False)
 # %% [markdown]
 # ## Which worlds the curriculum prefers
 #
-# A run's memory is in its last checkpoint, and the buffer of worlds is a part of it.
-
+# `last_state` gives back all that a run had in its last checkpoint; the curriculum's buffer of worlds is a part of it.
 
 # %%
-def buffer_of(recipe, out):
-    """The worlds that a curriculum remembers at the end of a run."""
-    like = GradientSearch(recipe).init()
-    with open_run(out, recipe) as store:
-        _, saved = store.restore(parallel.bare(like))
-    return parallel.dress(saved, like).search.buffer
-
-
-buffer = buffer_of(groove, runs / "groove")
+_, state = discover.last_state(runs / "groove")
+buffer = state.search.buffer
 filled = np.flatnonzero(buffer.number > 0)
-ranked = filled[np.argsort(-np.asarray(buffer.score)[filled])]  # the highest regret first
-chance = np.asarray(curriculum.replay_probability(groove.curriculum, buffer))
 print(f"{int(buffer.entered)} worlds have entered, {len(filled)} of {memory} slots are filled")
-print(f"probability that the next replay goes to the five of highest regret: {chance[ranked[:5]].sum():.0%}")
 
 # %% [markdown]
-# **Where is the regret highest?** The four worlds in front, with their regret and the best possible return, and after
-# them the four with the least regret.
+# **Where does it go back to?** Above, the worlds that are likeliest to be replayed, with the regret of the last life there
+# (`score`) and the chance to be the next; below, those that are least wanted.
 
 # %%
-best = np.asarray(optimal_returns(buffer.task.env_params))
-
-
-def pictures_of(slots):
-    titles = [f"regret {buffer.score[slot]:.2f}, best {best[slot]:.2f}" for slot in slots]
-    levels = [jax.tree.map(lambda x, slot=slot: x[slot], buffer.task.env_params) for slot in slots]
-    return [plots.level_picture(env, level, title=title) for level, title in zip(levels, titles, strict=True)]
-
-
-side_by_side(pictures_of(ranked[:4]))
-
-# %%
-side_by_side(pictures_of(ranked[-4:]))
+plots.favourites(env, groove.curriculum, buffer, count=5)
 
 # %% [markdown]
 # **Is regret more than the size of the rewards?** Each dot is a world in the buffer. On the dashed line A2C gets all
 # there is and our agent nothing. Below zero our agent beat A2C.
 
 # %%
+best = np.asarray(optimal_returns(buffer.task.env_params))
 figure, axis = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
 axis.scatter(best[filled], np.asarray(buffer.score)[filled], s=28, color=plots.COLOURS[0], alpha=0.7)
 limit = [0.0, float(best[filled].max())]
@@ -342,6 +320,21 @@ plots.learning_curves(curves, title="gridworld/small, fresh worlds")
 plots.credit(found.objective)
 
 # %% [markdown]
+# **Has it found out what a value is?** In a grid world the truth is known: `envs.gridworld.policy_evaluation` says exactly
+# what every action is worth under the agent's policy of the moment. Below, one agent is trained in one world by the rule
+# that comes with the package (`lo.load("lpg")`, searched longer than ours), and what the rule says is set against
+# what is true, from birth to the end of life. In the upper row a dot is an action in a state, in the lower row a state.
+
+# %%
+world = envs.levels.sample(jax.random.key(1), "medium")
+told = insights(lo.load("lpg"), envs.make("gridworld/medium")[0], world, num_updates=life // UPDATE)
+plots.targets(told)
+
+# %% [markdown]
+# Nobody told the rule what a value is, nor which sign it should have: the prediction is a distribution over eight symbols, and the
+# rule reads one number out of it. Where the dots of the lower row lie along a line, falling or rising, that number *is* the
+# value, found again; where the agent's policy has settled, all that it still does is worth the same, and there is no more to tell.
+#
 # ## What a search of minutes shows, and what not
 #
 # That it works: a network that began as noise comes to train agents, and its credit for a reward takes a shape that
