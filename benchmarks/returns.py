@@ -120,14 +120,16 @@ def setups(group: str) -> dict[str, Any]:
 
 def recorded(group: str, report: Report) -> Found:
     """Those cells that a report tells of, of objectives, agents and seeds as they are now."""
-    asked, now, out = GROUPS[group], {n: fingerprint(resolve_objective(n)) for n in GROUPS[group].objectives}, {}
+    asked, settings, out = GROUPS[group], setups(group), {}
+    now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives}
     for told in (report[name] for name in family(group) if name in report):
         if (told["seeds"], told["seed"]) != (SEEDS, SEED):
             continue
         for row in told["rows"]:
             env, name, steps = row["env"], row["objective"], row["total_steps"]
-            same = told["objectives"][name] == now.get(name) and told["setups"].get(env) == setups(group).get(env)
-            if same and steps in asked.budgets[env]:
+            same_objective = told["objectives"].get(name) == now.get(name)
+            same_agents = told.get("setups", {}).get(env) == settings.get(env)
+            if same_objective and same_agents and steps in asked.budgets.get(env, ()):
                 final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
                 out[Trial(env, steps), name] = Curve(final[:, None], np.asarray([steps], np.int64))
     return out
