@@ -52,6 +52,7 @@ class Group:
     agent: AgentConfig | None = None  # None: as usual for the environment
     loss: LossConfig | None = None
     cells: str | None = None  # the group whose cells it shares
+    pairs: tuple[tuple[str, str], ...] = ()  # objectives set beside each other as well, not only beside the baseline
 
 
 GROUPS = {
@@ -85,6 +86,7 @@ GROUPS = {
         },
         agent=SHUFFLED_GRID.agent,
         loss=SHUFFLED_GRID.loss,
+        pairs=(("groove", "lpg"), ("ta_lpg", "lpg")),
     ),
     "horizons": Group(
         "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
@@ -96,6 +98,7 @@ GROUPS = {
         },
         SEEN,
         cells="drifts",  # whose agents and lengths of life are those of the search
+        pairs=(("ta_lpo", "lpo"),),
     ),
 }
 
@@ -207,6 +210,20 @@ def better_over_all(comparison: Comparison, name: str, baseline: str) -> statist
     return statistics.interval(statistics.probability_of_improvement, ours, theirs)
 
 
+def beside(comparison: Comparison, pairs: tuple[tuple[str, str], ...]) -> dict[str, dict[str, statistics.Interval]]:
+    """Of each pair, the probability that a seed of the first returns more than one of the second: over all trials, and in each."""
+    out = {}
+    for one, other in pairs:
+        if over_all := better_over_all(comparison, one, other):
+            each = {
+                str(trial): better(comparison, trial, one, other)
+                for trial, curves in comparison.curves.items()
+                if one in curves and other in curves
+            }
+            out[f"{one} better than {other}"] = {"all": over_all} | each
+    return out
+
+
 def rows(comparison: Comparison, baseline: str) -> list[dict[str, Any]]:
     return [
         {
@@ -301,6 +318,7 @@ def main() -> None:
                 which: {name: better_over_all(part, name, asked.baseline) for name in part.objectives}
                 for which, part in parts.items()
             },
+            "pairs": beside(comparison, asked.pairs),
             "summary": {which: summary_of(part, asked.baseline) for which, part in parts.items()},
             "references": {t.env: references.of(t.env) for t in comparison.common()},
             "misfits": [{"objective": n, "env": env, "why": why} for (n, env), why in comparison.misfits.items()],
