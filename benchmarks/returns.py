@@ -211,7 +211,7 @@ def better_over_all(comparison: Comparison, name: str, baseline: str) -> statist
 
 
 def beside(comparison: Comparison, pairs: tuple[tuple[str, str], ...]) -> dict[str, dict[str, statistics.Interval]]:
-    """Of each pair, the probability that a seed of the first returns more than one of the second: over all trials, and in each."""
+    """Of each pair, P(a seed of the first returns more than one of the second): over all trials, and in each."""
     out = {}
     for one, other in pairs:
         if over_all := better_over_all(comparison, one, other):
