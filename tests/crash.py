@@ -28,6 +28,7 @@ from discover.run import SEARCHES
 from discover.store import Store
 
 REPO = Path(__file__).parents[1]
+LONG = "DISCOVER_LONG_TESTS" in os.environ  # every death that tests know of, where otherwise some are left out
 TIMING = ("seconds", "steps_per_second")
 
 # Small, and yet its search moves: a generation takes 20 ms, and a checkpoint 100.

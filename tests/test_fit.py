@@ -55,7 +55,8 @@ def test_a_dry_run_counts_what_there_will_be():
 
 def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*crash.arguments("out", of="groove"), "--dry-run"]) == 0
+    small = {"agent.num_steps": 4, "lpg.hidden": 4, "metagrad.members": 2, "metagrad.chunk": 1, "curriculum.size": 2}
+    assert cli.main([*crash.arguments("out", of="lpg_small", **small), "--dry-run"]) == 0
     assert "meta-gradient" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 

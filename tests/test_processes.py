@@ -131,7 +131,7 @@ def finish_both(out, **changes):
 
 def test_whoever_is_killed_the_other_ends_with_a_sentence_and_both_resume_to_the_bits_of_one(tmp_path):
     out = tmp_path / "run"
-    for generation, victim in ((3, 1), (8, 0)):
+    for generation, victim in ((3, 0), (8, 1))[: None if crash.LONG else 1]:
         with ExitStack() as stack:
             both = start_both(stack, out)
             assert crash.Moment(generation, False, 0.0).wait(both[0], out)

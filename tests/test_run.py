@@ -56,7 +56,7 @@ def stop(out, number, generation):
 
 
 def kill_often(out):
-    died = [crash.kill(out, moment, devices=2) for moment in KILLS]
+    died = [crash.kill(out, moment, devices=2) for moment in KILLS[:: 1 if crash.LONG else 2]]
     crash.finish(out, devices=2)
     return died
 
@@ -109,8 +109,8 @@ def test_every_generation_is_logged_once(calm):
     assert [row["generation"] for row in crash.logged(calm)] == list(range(17))
 
 
-def test_sigkill_came_five_times(children):
-    assert children("killed")[1] == [True] * 5
+def test_sigkill_came_every_time(children):
+    assert all(children("killed")[1])
 
 
 def test_killed_and_resumed_on_two_devices_it_exports_the_same_bytes(children, calm):
