@@ -12,7 +12,6 @@ import learned_objectives as lo
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # most of the suite is compilation: half of it goes
     jax.config.update("jax_num_cpu_devices", 4)
 
 

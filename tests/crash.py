@@ -93,11 +93,9 @@ def recipe(**changes):
 
 
 def environment(devices: int = 4) -> dict[str, str]:
-    """Of a child: so many virtual devices, and the compiler's flags and compiled programs of the tests."""
+    """Of a child: so many virtual devices, and the compiled programs of the tests."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     return kept | {
-        "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(REPO / ".jax_cache"),
