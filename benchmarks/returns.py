@@ -163,7 +163,13 @@ def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
     for env in GROUPS[group].budgets:
         file = directory(cells, group, env) / "evaluation.json"
         if file.exists():
-            yield read_cells(file)
+            settings, done = read_cells(file)
+            same = (settings["num_seeds"], settings["seed"]) == (SEEDS, SEED)
+            if not same or settings["setups"].get(env) != setups(group)[env]:
+                raise ValueError(
+                    f"{file} holds results of other agents or seeds: choose another directory, or remove it."
+                )
+            yield settings, done
 
 
 def found(group: str, cells: Path, known: Found) -> Comparison:
