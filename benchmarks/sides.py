@@ -81,6 +81,7 @@ def ours(row: Row, seed: int) -> Timing:
             total_steps=total_steps,
             num_seeds=row.num_seeds,
             seed=seed,
+            num_evals=1,
             agent=agent,
             loss=loss,
         ).state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,7 +14,9 @@ import numpy as np
 import optax
 from flax import struct
 from gymnax.environments import spaces
+from jax.flatten_util import ravel_pytree
 
+from discover import parallel
 from discover import rollout as ro
 from discover.networks import ACTIVATIONS, Networks, make_networks
 from learned_objectives import Objective, Outputs, Progress, Rollout
@@ -163,6 +165,7 @@ class Agent:
     env: Any  # of the gymnax 1.0 interface
     config: AgentConfig
     critic_width: int = 1
+    shards: int = 1  # devices that share this life's environments and minibatches, along the mesh axis `parallel.AXIS`
 
     @classmethod
     def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:
@@ -221,7 +224,7 @@ class Agent:
             normalise_obs=self.config.normalise_obs,
             normalise_reward=self.config.normalise_reward,
         )
-        return AgentState(params, self.optimizer.init(params), env, life_key, jnp.int32(0))
+        return AgentState(params, self.optimizer.init(self._packed(params)[0]), env, life_key, jnp.int32(0))
 
     def progress(self, task: Task, state: AgentState) -> Progress:
         steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
@@ -261,7 +264,13 @@ class Agent:
             num_steps=self.config.num_steps,
             num_starts=self.num_starts,
             discount=getattr(objective, "gamma", 0.99),
+            shards=self.shards,
         )
+
+    def _packed(self, params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """The parameters as gradient steps take them, and the way back: for Adam in one vector, so that its arithmetic is three
+        kernels and not three for every layer. Plain descent has none, and its tables are large."""
+        return ravel_pytree(params) if self.config.optimizer == "adam" else (params, lambda same: same)
 
     def _learn(self, objective, progress, state: AgentState, experience, rate, key):
         """Epochs of minibatches: (params, opt_state, metrics of every gradient step)."""
@@ -269,10 +278,23 @@ class Agent:
         size = c.steps_per_update
         flat = jax.tree.map(lambda x: x.reshape((size, *x.shape[2:])), experience)
 
+        params, unpack = self._packed(state.params)
+
         def gradient_step(carry, index):
             params, opt_state = carry
-            batch = flat if index is None else jax.tree.map(lambda x: x[index], flat)
-            grads, metrics = jax.grad(self._loss, has_aux=True)(params, objective, batch, progress)
+            index = jnp.arange(size) if index is None else index
+            own = parallel.own(index, self.shards)
+            batch = jax.tree.map(lambda x: x[index], flat)
+            seen, taken = jax.tree.map(lambda x: x[own], (flat[0].obs, flat[0].action))
+            outputs, backward = jax.vjp(lambda p: self._outputs(unpack(p), seen, taken), params)
+
+            def loss(outputs):
+                return objective.loss(outputs, *batch, progress)
+
+            # An objective sees whole minibatches, whoever ran the networks on their rows.
+            slopes, metrics = jax.grad(loss, has_aux=True)(parallel.gathered(outputs, self.shards))
+            (grads,) = backward(jax.tree.map(lambda x: parallel.own(x, self.shards), slopes))
+            grads = parallel.summed(grads, self.shards)
             # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
             # keeps the result the same whatever the number of devices.
             shrink = jnp.minimum(1.0, c.max_grad_norm / (_norm(grads) + 1e-12))
@@ -286,18 +308,15 @@ class Agent:
             order = permutations(key, c.num_epochs, size).reshape(c.num_epochs * c.num_minibatches, -1)
         (params, opt_state), metrics = jax.lax.scan(
             gradient_step,
-            (state.params, state.opt_state),
+            (params, state.opt_state),
             order,
             length=c.num_epochs * c.num_minibatches,
         )
-        return params, opt_state, metrics
+        return unpack(params), opt_state, metrics
 
-    def _loss(self, params, objective: Objective, batch, progress: Progress):
-        rollout, targets = batch
-        policy = self.networks.actor(params, rollout.obs)
-        critic = self.networks.critic(params, rollout.obs)
-        outputs = Outputs(policy.log_prob(rollout.action), policy.entropy(), critic)
-        return objective.loss(outputs, rollout, targets, progress)
+    def _outputs(self, params: PyTree, obs: PyTree, action: PyTree) -> Outputs:
+        policy = self.networks.actor(params, obs)
+        return Outputs(policy.log_prob(action), policy.entropy(), self.networks.critic(params, obs))
 
     def train(
         self,

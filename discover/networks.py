@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments import spaces
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -52,6 +53,37 @@ def polar(x: jax.Array) -> jax.Array:
     return tall if x.shape[0] >= x.shape[1] else tall.T
 
 
+@jax.custom_vjp
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x @ matrix, f32[..., in] and f32[in, out]; its gradient with respect to the matrix takes x transposed in memory.
+
+    On CPUs XLA would have x^T g done by Eigen, which repacks x at a cost as large as the product's own; laid out anew, it goes to
+    the same quick kernel as all others (measured, 1,024 x 400 x 64: 0.52 to 0.46 ms, and 0.14 to 0.08 for 64 x 64).
+    """
+    return x @ matrix
+
+
+def _product_forward(x, matrix):
+    return x @ matrix, (x, matrix)
+
+
+def _product_backward(kept, gradient):
+    x, matrix = kept
+    rows = x.reshape(-1, x.shape[-1])
+    if jax.default_backend() == "cpu":
+        columns = jax.lax.optimization_barrier(rows.T)
+    else:
+        columns = rows.T
+    return gradient @ matrix.T, columns @ gradient.reshape(-1, gradient.shape[-1])
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _dot_general(x, matrix, *_, **__):
+    return product(x, matrix)
+
+
 class Torso(nn.Module):
     """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, with one convolution before them for images."""
 
@@ -66,7 +98,7 @@ class Torso(nn.Module):
             x = act(nn.Conv(16, (3, 3), kernel_init=gain(2**0.5))(x))
             x = x.reshape((*x.shape[:-3], -1))
         for width in self.hidden:
-            x = act(nn.Dense(width, kernel_init=gain(2**0.5))(x))
+            x = act(nn.Dense(width, kernel_init=gain(2**0.5), dot_general=_dot_general)(x))
         return x
 
 
@@ -78,13 +110,18 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(self.width, kernel_init=gain(1.0))(self.torso(x))
+        return nn.Dense(self.width, kernel_init=gain(1.0), dot_general=_dot_general)(self.torso(x))
 
 
 class Categorical(NamedTuple):
     """A policy over `A` actions. One action is i32[]."""
 
-    log_probs: jax.Array  # f32[..., A], normalised
+    logits: jax.Array  # f32[..., A], not normalised: to act, nothing else is needed
+
+    @property
+    def log_probs(self) -> jax.Array:
+        """f32[..., A]."""
+        return jax.nn.log_softmax(self.logits)
 
     @staticmethod
     def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
@@ -92,22 +129,25 @@ class Categorical(NamedTuple):
         return jax.random.gumbel(key, (*shape, size))
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        return jnp.argmax(self.log_probs + noise, axis=-1)
+        return jnp.argmax(self.logits + noise, axis=-1)
 
     def mode(self) -> jax.Array:
-        return jnp.argmax(self.log_probs, axis=-1)
+        return jnp.argmax(self.logits, axis=-1)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         # A one-hot sum, not a gather: its gradient is a product too, where a gather's is a slow scatter.
-        chosen = jax.nn.one_hot(action, self.log_probs.shape[-1], dtype=self.log_probs.dtype)
-        return (self.log_probs * chosen).sum(-1)
+        log_probs = self.log_probs
+        chosen = jax.nn.one_hot(action, log_probs.shape[-1], dtype=log_probs.dtype)
+        return (log_probs * chosen).sum(-1)
 
     def entropy(self) -> jax.Array:
-        return -(jnp.exp(self.log_probs) * self.log_probs).sum(-1)
+        log_probs = self.log_probs
+        return -(jnp.exp(log_probs) * log_probs).sum(-1)
 
     def kl(self, other: Categorical) -> jax.Array:
         """KL(self || other): f32[...]."""
-        return (jnp.exp(self.log_probs) * (self.log_probs - other.log_probs)).sum(-1)
+        log_probs = self.log_probs
+        return (jnp.exp(log_probs) * (log_probs - other.log_probs)).sum(-1)
 
 
 class Gaussian(NamedTuple):
@@ -147,8 +187,7 @@ class CategoricalActor(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Categorical:
-        logits = nn.Dense(self.size, kernel_init=gain(0.01))(self.torso(x))
-        return Categorical(jax.nn.log_softmax(logits))
+        return Categorical(nn.Dense(self.size, kernel_init=gain(0.01), dot_general=_dot_general)(self.torso(x)))
 
 
 class GaussianActor(nn.Module):
@@ -157,7 +196,7 @@ class GaussianActor(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
-        mean = nn.Dense(self.size, kernel_init=gain(0.01))(self.torso(x))
+        mean = nn.Dense(self.size, kernel_init=gain(0.01), dot_general=_dot_general)(self.torso(x))
         return Gaussian(mean, self.param("log_std", nn.initializers.zeros, (self.size,)))
 
 
@@ -179,7 +218,7 @@ class TableActor(nn.Module):
 
     @nn.compact
     def __call__(self, state: jax.Array) -> Categorical:
-        return Categorical(jax.nn.log_softmax(Table(self.states, self.size)(state)))
+        return Categorical(Table(self.states, self.size)(state))
 
 
 class Networks(NamedTuple):
@@ -272,10 +311,9 @@ def _head(space: Any):
 
 def _rescale(space: spaces.Box) -> Callable[[jax.Array], jax.Array]:
     """Clip to [-1, 1] and stretch to the bounds, where the space has any."""
-    low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
-    bounded = jnp.isfinite(low) & jnp.isfinite(high)
-    centre, half = (
-        jnp.where(bounded, (low + high) / 2, 0.0),
-        jnp.where(bounded, (high - low) / 2, 1.0),
-    )
+    # NumPy's, because a JAX array made while something is traced belongs to that trace's devices.
+    low, high = np.float32(space.low), np.float32(space.high)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    centre, half = np.float32((low + high) / 2), np.float32((high - low) / 2)
     return lambda action: jnp.where(bounded, centre + half * jnp.clip(action, -1.0, 1.0), action)

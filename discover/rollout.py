@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from discover.networks import Networks
+from discover.parallel import gathered, own
 from learned_objectives import Rollout
 
 PyTree = Any
 
-SMALL = 64  # numbers in an observation: the last one of every step is kept, for one product over the whole rollout
+SMALL = 64  # numbers in an observation: the last one of every step is kept, and valued after the rollout if any is
 
 
 class RunningStats(struct.PyTreeNode):
@@ -54,13 +55,22 @@ class Episodes(struct.PyTreeNode):
         zeros = jnp.zeros(num_envs)
         return cls(zeros, zeros, zeros > 0, jnp.float32(0), jnp.float32(0))
 
-    def step(self, reward: jax.Array, done: jax.Array) -> Episodes:
-        running = self.running + reward
+    def update(self, reward: jax.Array, done: jax.Array) -> Episodes:
+        """After a rollout, reward f32[T, B] and done bool[T, B]. Sums under masks, where a loop would add to every step."""
+        step = jnp.arange(len(reward))[:, None]
+        last = jnp.where(done, step, -1).max(0)  # i32[B], when an episode ended last, and when one did before that
+        before = jnp.where(done & (step < last), step, -1).max(0)
+        ended, closed = last >= 0, step <= last
+
+        def gained(mask):
+            return jnp.where(mask, reward, 0.0).sum(0)
+
+        of_last = gained(closed & (step > before)) + jnp.where(before < 0, self.running, 0.0)
         return Episodes(
-            running=jnp.where(done, 0.0, running),
-            last=jnp.where(done, running, self.last),
-            finished=self.finished | done,
-            total=self.total + jnp.where(done, running, 0.0).sum(),
+            running=gained(~closed) + jnp.where(ended, 0.0, self.running),
+            last=jnp.where(ended, of_last, self.last),
+            finished=self.finished | ended,
+            total=self.total + (gained(closed) + jnp.where(ended, self.running, 0.0)).sum(),
             count=self.count + done.sum(),
         )
 
@@ -123,6 +133,7 @@ def rollout(
     num_steps: int,
     num_starts: int,
     discount: float,
+    shards: int = 1,
 ) -> tuple[EnvCarry, Rollout]:
     """Act for T steps in B environments, which reset themselves.
 
@@ -132,45 +143,61 @@ def rollout(
 
     The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
     that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
-    environments, the policy and the starts.
+    environments, the policy and the starts. With `shards`, each of so many devices along `parallel.AXIS` steps its part of the
+    environments, and all come to have all of it; what is drawn does not depend on how many they are.
     """
     num_envs = carry.obs.shape[0]
     env_key, noise_key, start_key = keys
-    keys = jax.random.split(env_key, (num_steps, num_envs))
-    noise = networks.noise(noise_key, (num_steps, num_envs))
+    keys = own(jax.random.split(env_key, (num_steps, num_envs)), shards, 1)
+    noise = own(networks.noise(noise_key, (num_steps, num_envs)), shards, 1)
     starts = jax.vmap(jax.vmap(env.reset_env, in_axes=(0, None)), in_axes=(0, None))(
-        jax.random.split(start_key, (num_starts, num_envs)), env_params
+        own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1), env_params
     )
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
 
-    batched = carry.obs[0].size <= SMALL
+    small = carry.obs[0].size <= SMALL
+
+    def at_limit(obs, cut):
+        """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
+        rollouts."""
+        shape = jax.eval_shape(networks.critic, params, obs).shape
+        return jax.lax.cond(
+            cut.any(), lambda: networks.critic(params, see(carry, obs)) * cut[..., None], lambda: jnp.zeros(shape)
+        )
 
     def step(c, step_input):
         t, keys, noise = step_input
         policy = networks.actor(params, see(c, c.obs))
         action = jax.lax.stop_gradient(policy.sample(noise))
-        final_obs, state, reward, terminated, truncated = env_step(
+        last_obs, state, reward, terminated, truncated = env_step(
             env, keys, c.state, networks.to_env(action), env_params
         )
         done = terminated | truncated
-        final = final_obs if batched else networks.critic(params, see(c, final_obs))
+        last = last_obs if small else at_limit(last_obs, truncated & ~terminated)
         start = jax.tree.map(lambda x: x[t % num_starts], starts)
-        obs, state = _select(done, start, (final_obs, state))
-        out = (c.obs, action, policy.log_prob(action), final, reward, terminated, truncated)
-        c, discounted = _advance(c, obs, state, reward, done, discount)
+        obs, state = _select(done, start, (last_obs, state))
+        out = (c.obs, action, policy, last, reward, terminated, truncated)
+        c, discounted = _discount(c.replace(state=state, obs=obs), reward, done, discount)
         return c, (out, discounted)
 
-    carry, (out, discounted) = jax.lax.scan(step, carry, (jnp.arange(num_steps), keys, noise))
-    obs, action, log_prob, final, reward, terminated, truncated = out
-    # Values at the visited states in one product over the whole rollout, rather than in T small ones. Within an episode the
-    # true successor is the next state visited; `final` is read only where an episode ended.
-    values = networks.critic(params, see(carry, jnp.concatenate([obs, carry.obs[None]])))
-    done = (terminated | truncated)[..., None]
-    if batched:
-        final = networks.critic(params, see(carry, final))
-    next_critic = jnp.where(done, final, values[1:])
-    reward, carry = _scale_reward(reward, discounted, carry)
-    return carry, Rollout(obs, action, log_prob, values[:-1], next_critic, reward, terminated, truncated)
+    moving = (carry.state, carry.obs, carry.discounted)
+    state, obs, discounted = own(moving, shards)
+    mine = carry.replace(state=state, obs=obs, discounted=discounted)
+    mine, (out, discounted) = jax.lax.scan(step, mine, (jnp.arange(num_steps), keys, noise))
+    obs, action, policy, last, reward, terminated, truncated = out
+    # What a step itself does not need is done once for the whole rollout: probabilities, returns, and the values at visited
+    # states. Within an episode the true successor is the next state visited.
+    log_prob = jax.vmap(type(policy).log_prob)(policy, action)
+    values = networks.critic(params, see(carry, jnp.concatenate([obs, mine.obs[None]])))
+    last = at_limit(last, truncated & ~terminated) if small else last
+    next_critic = jnp.where((terminated | truncated)[..., None], last, values[1:])
+    seen = Rollout(obs, action, log_prob, values[:-1], next_critic, reward, terminated, truncated)
+    seen, discounted = gathered((seen, discounted), shards, 1)
+    state, obs, running = gathered((mine.state, mine.obs, mine.discounted), shards)
+    episodes = carry.episodes.update(seen.reward, seen.terminated | seen.truncated)
+    carry = carry.replace(state=state, obs=obs, discounted=running, episodes=episodes)
+    reward, carry = _scale_reward(seen.reward, discounted, carry)
+    return carry, seen._replace(reward=reward)
 
 
 def _step_env(env, key, state, action, env_params):
@@ -186,12 +213,12 @@ def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(pick, new, old)
 
 
-def _advance(c: EnvCarry, obs, state, reward, done, discount: float):
-    """The carry after one step, and the discounted return that its reward completes."""
-    discounted = None if c.discounted is None else discount * c.discounted + reward
-    after = None if discounted is None else jnp.where(done, 0.0, discounted)
-    episodes = c.episodes.step(reward, done)
-    return c.replace(state=state, obs=obs, episodes=episodes, discounted=after), discounted
+def _discount(c: EnvCarry, reward, done, discount: float):
+    """The discounted return that a reward completes, f32[B], and the carry with what is left of it; None where nobody asks."""
+    if c.discounted is None:
+        return c, None
+    discounted = discount * c.discounted + reward
+    return c.replace(discounted=jnp.where(done, 0.0, discounted)), discounted
 
 
 def _scale_reward(reward, discounted, carry: EnvCarry):

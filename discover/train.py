@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,8 @@ def train(
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
-    chunk = chunk or _usual_chunk(learner)
+    if chunk is None:
+        learner, chunk = replace(learner, shards=_usual_shards(learner, num_seeds)), _usual_chunk(learner)
     result = _train(learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, progress)
     if directory is not None:
         _write(
@@ -127,10 +129,24 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
 def _usual_chunk(agent: Agent) -> int | None:
     """One at a time on a CPU where a minibatch of observations is more than a core's cache holds, as of MinAtar's frames: four
     side by side are a quarter slower (measured: 38k against 51k environment steps a second on a core)."""
-    env = agent.env
-    shape = env.observation_space(env.default_params).shape
-    rows = agent.config.steps_per_update // agent.config.num_minibatches
-    return 1 if jax.default_backend() == "cpu" and 4 * rows * math.prod(shape) > CACHE else None
+    return 1 if jax.default_backend() == "cpu" and _minibatch_bytes(agent) > CACHE else None
+
+
+def _usual_shards(agent: Agent, num_seeds: int) -> int:
+    """Devices that a life has to itself where there are more of them than seeds, and its work is worth their meeting: large
+    minibatches, or physics to step."""
+    c = agent.config
+    spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
+    if not (_minibatch_bytes(agent) > CACHE or getattr(agent.env, "dear_resets", False)):
+        return 1
+    rows = c.steps_per_update // c.num_minibatches
+    return max(d for d in range(1, max(spare, 1) + 1) if c.num_envs % d == 0 and rows % d == 0)
+
+
+def _minibatch_bytes(agent: Agent) -> int:
+    """Of its observations."""
+    shape = agent.env.observation_space(agent.env.default_params).shape
+    return 4 * agent.config.steps_per_update // agent.config.num_minibatches * math.prod(shape)
 
 
 @lru_cache(maxsize=64)
@@ -147,7 +163,7 @@ def _programs(agent: Agent, chunk: int | None):
         state, returned = agent.stretch(objective, task, state, *bounds)
         return state, jnp.where(diverged(state), jnp.nan, returned)
 
-    return parallel.spread(start, chunk=chunk), parallel.spread(live, chunk=chunk)
+    return tuple(parallel.spread(program, chunk=chunk, team=agent.shards) for program in (start, live))
 
 
 def _own_level(agent: Agent, task: Task, key: jax.Array) -> Task:

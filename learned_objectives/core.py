@@ -43,7 +43,7 @@ class Rollout(NamedTuple):
     action: PyTree  # [T, B, ...]: opaque to objectives
     log_prob: jax.Array  # f32[T, B]: log pi_old(a|s)
     critic: jax.Array  # f32[T, B, M]: at the state
-    next_critic: jax.Array  # f32[T, B, M]: at its true successor, before any auto-reset
+    next_critic: jax.Array  # f32[T, B, M]: at its true successor, before any auto-reset; 0 where the task ended
     reward: jax.Array  # f32[T, B]
     terminated: jax.Array  # bool[T, B]: the task ended here, and nothing follows
     truncated: jax.Array  # bool[T, B]: only the clock stopped; may be true together with `terminated`

@@ -130,6 +130,21 @@ def test_next_critic_is_the_next_value_within_an_episode():
     np.testing.assert_array_equal(r.next_critic[:-1][going_on], r.critic[1:][going_on])
 
 
+@pytest.mark.parametrize("small", [0, 64])
+def test_nothing_follows_a_termination(small, monkeypatch):
+    monkeypatch.setattr(ro, "SMALL", small)  # whether last observations are valued in the loop, or after it
+    agent, task, _ = life()
+    task = task.replace(env_params=task.env_params.replace(max_steps_in_episode=np.int32(12)))
+    state = agent.init(task, jax.random.key(0))
+    _, r = ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        num_steps=32, num_starts=32, discount=0.99,
+    )  # fmt: skip
+    assert r.terminated.any()
+    assert (r.truncated & ~r.terminated).any()
+    np.testing.assert_array_equal(r.next_critic[..., 0] == 0, r.terminated)
+
+
 def test_statistics_of_the_rollout_are_those_the_policy_saw():
     config = dataclasses.replace(SMALL, normalise_obs=True)
     agent, task, objective = life(config=config)
@@ -155,12 +170,29 @@ def test_running_statistics_agree_with_numpy():
 def test_episode_returns_by_hand():
     episodes = ro.Episodes.create(2)
     assert jnp.isnan(episodes.mean_return())  # nothing is known before an episode ends
-    for reward, done in [([1, 1], [0, 0]), ([2, 5], [1, 0]), ([4, 1], [0, 0])]:
-        episodes = episodes.step(jnp.float32(reward), jnp.array(done, bool))
+    reward, done = jnp.float32([[1, 1], [2, 5], [4, 1]]), jnp.array([[0, 0], [1, 0], [0, 0]], bool)
+    episodes = episodes.update(reward, done)
     assert episodes.mean_return() == 3.0  # 1 + 2, the only one that ended
-    later = episodes.forget().step(jnp.float32([1, 1]), jnp.array([False, False]))
+    later = episodes.forget().update(jnp.float32([[1, 1]]), jnp.array([[False, False]]))
     assert later.mean_return() == 3.0  # nothing ended since: the last one known
-    assert later.step(jnp.float32([1, 1]), jnp.array([False, True])).mean_return() == 9.0  # 1+5+1+1+1
+    assert later.update(jnp.float32([[1, 1]]), jnp.array([[False, True]])).mean_return() == 9.0  # 1+5+1+1+1
+
+
+def test_episode_returns_are_those_of_a_plain_loop():
+    rng = np.random.default_rng(0)
+    episodes, running, last, ended = ro.Episodes.create(3), np.zeros(3), np.full(3, np.nan), []
+    for _ in range(4):  # rollouts: in some an environment ends often, in some never
+        reward, done = rng.integers(-3, 9, (7, 3)), rng.random((7, 3)) < rng.choice([0.0, 0.2, 0.9], 3)
+        episodes = episodes.update(jnp.float32(reward), jnp.asarray(done))
+        for r, d in zip(reward, done, strict=True):
+            running = running + r
+            ended += list(running[d])
+            last, running = np.where(d, running, last), np.where(d, 0.0, running)
+        np.testing.assert_array_equal(episodes.running, running)
+        np.testing.assert_array_equal(episodes.finished, ~np.isnan(last))
+        np.testing.assert_array_equal(episodes.last, np.nan_to_num(last))
+        assert episodes.count == len(ended)
+        assert episodes.total == sum(ended)
 
 
 def test_reward_scale_is_the_deviation_of_the_discounted_return():

@@ -1,0 +1,84 @@
+"""A life on several devices is the life on one: each runs its part of the environments, and of every minibatch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import discover
+import envs
+import learned_objectives as lo
+from discover import parallel
+from discover.agent import Agent, AgentConfig
+from discover.train import _usual_shards, as_arrays
+
+MLP = AgentConfig(num_envs=8, num_steps=16, num_epochs=2, num_minibatches=2, hidden=(16, 16), learning_rate=1e-2)
+SETUPS = {
+    "CartPole-v1": MLP,
+    "Breakout-MinAtar": dataclasses.replace(MLP, network="mlp", activation="relu"),
+    "Pendulum-v1": dataclasses.replace(MLP, normalise_obs=True, normalise_reward=True),
+    "gridworld/small": discover.usual_setup("gridworld/small").agent,  # tables, and the whole rollout in one minibatch
+}
+
+
+def lived(name, shards, num_updates):
+    env, env_params = envs.make(name)
+    config = SETUPS[name]
+    objective = as_arrays(lo.Mirror(drift=lo.Clip()))
+    agent = dataclasses.replace(Agent.fit(env, config, objective), shards=shards)
+    task = agent.task(env_params, config.steps_per_update * num_updates)
+
+    def life(shared, key):
+        objective, task = shared
+        return agent.train(objective, task, key, num_updates=num_updates)
+
+    return parallel.spread(life, chunk=1, team=shards)((objective, task), jax.random.split(jax.random.key(0), 1))
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_a_shared_life_is_the_life_of_one_device(name):
+    for shards in (2, 4):
+        (one, returned), (shared, together) = lived(name, 1, 3), lived(name, shards, 3)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), shared.params, one.params)
+        np.testing.assert_allclose(together, returned, rtol=1e-4)
+        assert jax.tree.map(jnp.shape, shared) == jax.tree.map(jnp.shape, one)
+
+
+def test_devices_gather_what_each_owns():
+    x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
+    x["large"] = jnp.arange(12.0 * parallel.LARGE).reshape(1, 12, -1)
+
+    def both(x):
+        return parallel.gathered(parallel.own(x, 4, 1), 4, 1)
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(1, 4), ("lives", parallel.AXIS))
+    spec = jax.sharding.PartitionSpec()
+    back = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))(x)
+    jax.tree.map(np.testing.assert_array_equal, back, x)
+
+
+def test_only_a_life_that_is_worth_it_is_shared():
+    def shards(name, num_seeds, **kwargs):
+        env, _ = envs.make(name)
+        config = dataclasses.replace(discover.usual_setup(name).agent, **kwargs)
+        return _usual_shards(Agent(env, config), num_seeds)
+
+    assert jax.device_count() == 4
+    assert shards("CartPole-v1", 1) == 1  # too little to do between two meetings
+    assert shards("Breakout-MinAtar", 1) == 4
+    assert shards("Breakout-MinAtar", 2) == 2
+    assert shards("Breakout-MinAtar", 3) == 1
+    assert shards("Breakout-MinAtar", 8) == 1
+    assert shards("Breakout-MinAtar", 1, num_envs=6, num_steps=1024, num_minibatches=4) == 3  # a divisor of 6
+    assert shards("brax/inverted_pendulum", 1) == 4
+
+
+def test_train_shares_a_life_unless_told_how():
+    kwargs = {"env": "Breakout-MinAtar", "total_steps": 2 * 8192, "num_seeds": 1, "num_evals": 1}
+    kwargs["agent"] = dataclasses.replace(discover.usual_setup("Breakout-MinAtar").agent, num_epochs=1, hidden=(8,))
+    shared = discover.train("ppo", **kwargs)
+    alone = discover.train("ppo", chunk=1, **kwargs)
+    assert (shared.agent.shards, alone.agent.shards) == (4, 1)
+    np.testing.assert_allclose(shared.returns, alone.returns, rtol=1e-2)
