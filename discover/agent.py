@@ -23,6 +23,8 @@ from learned_objectives import Objective, Outputs, Progress, Rollout
 
 PyTree = Any
 
+CACHE = 2**20  # bytes, of a core's own
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -192,6 +194,20 @@ class Agent:
             kind=self.config.network,
             critic_width=self.critic_width,
         )
+
+    @property
+    def minibatch_bytes(self) -> int:
+        """Of its observations."""
+        shape = self.env.observation_space(self.env.default_params).shape
+        return 4 * (self.config.steps_per_update // self.config.num_minibatches) * math.prod(shape)
+
+    def vmap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """`jax.vmap` for functions that train: lives side by side, or one after another on a CPU where a minibatch of
+        observations is more than a core's cache holds, as of MinAtar's frames: four side by side are a quarter slower
+        (measured: 38k against 51k environment steps a second on a core)."""
+        if jax.default_backend() == "cpu" and self.minibatch_bytes > CACHE:
+            return lambda *items: jax.lax.map(lambda item: fn(*item), items)
+        return jax.vmap(fn)
 
     @property
     def num_starts(self) -> int:

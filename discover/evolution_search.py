@@ -70,12 +70,12 @@ class EvolutionSearch(Search):
                     task = setting.tasks(jax.random.fold_in(key, cu.TASK))
                     return life_fitness(setting, objective, task, key)
 
-                return jax.vmap(life)(keys).mean()
+                return setting.agent.vmap(life)(keys).mean()
 
             def pair(shared_keys, item):
                 objectives, pair_keys = item
                 keys = pair_keys if shared_keys is None else shared_keys
-                return jax.vmap(candidate, in_axes=(0, None))(objectives, keys)
+                return setting.agent.vmap(lambda objective: candidate(objective, keys))(objectives)
 
             return parallel.spread(pair, chunk=self.recipe.evolution.chunk)
 

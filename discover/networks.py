@@ -70,10 +70,7 @@ def _product_forward(x, matrix):
 def _product_backward(kept, gradient):
     x, matrix = kept
     rows = x.reshape(-1, x.shape[-1])
-    if jax.default_backend() == "cpu":
-        columns = jax.lax.optimization_barrier(rows.T)
-    else:
-        columns = rows.T
+    columns = jax.lax.optimization_barrier(rows.T) if jax.default_backend() == "cpu" else rows.T
     return gradient @ matrix.T, columns @ gradient.reshape(-1, gradient.shape[-1])
 
 

@@ -127,6 +127,7 @@ def spread(
     chunk: int | None = None,
     devices: list[Any] | None = None,
     team: int = 1,
+    vmap: Callable[..., Any] = jax.vmap,
 ) -> Callable[[PyTree, PyTree], PyTree]:
     """fn(shared, item) -> out, jitted, over a leading axis of items: (shared, items [n, ...]) -> outs [n, ...].
 
@@ -134,13 +135,14 @@ def spread(
     runs the same inner program, so that results do not depend on it; the chunk itself may change float rounding. `n` is
     padded to whole chunks on every device, by repeating the last item.
 
-    With a `team`, so many devices run each share together; `fn` says what each of them does, by `AXIS`.
+    `vmap` takes a share all at once. With a `team`, so many devices run each share together, and `fn` says by `AXIS` what each
+    of them does.
     """
     available = devices or jax.devices()
 
     def share(shared, items):
         if chunk is None and jax.tree.leaves(items)[0].shape[0] > 1:
-            return jax.vmap(fn, in_axes=(None, 0))(shared, items)
+            return vmap(lambda item: fn(shared, item))(items)
         if chunk is None or chunk == 1:
             return jax.lax.map(lambda item: fn(shared, item), items)
         chunks = jax.tree.map(lambda x: x.reshape((-1, chunk, *x.shape[1:])), items)
@@ -180,8 +182,8 @@ def own(x: PyTree, shards: int, axis: int = 0) -> PyTree:
 
 
 def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
-    """The inverse of `own`. Devices meet once for all small arrays of a type, since each meeting costs them the same (measured, 70
-    microseconds between two cores), and once for every large one."""
+    """The inverse of `own`. Devices meet once for all small arrays of a type, since each meeting costs them the same (measured:
+    70 microseconds between two cores), and once for every large one."""
     if shards == 1:
         return x
     leaves, treedef = jax.tree.flatten(x)

@@ -132,10 +132,10 @@ class RollingSearch(EvolutionSearch):
                         state, returned = setting.agent.stretch(objective, task, state, jnp.int32(0), jnp.int32(window))
                         return jnp.where(diverged(state), jnp.nan, as_known(state, returned)), state
 
-                    returned, states = jax.vmap(life)(keys, states)
+                    returned, states = setting.agent.vmap(life)(keys, states)
                     return returned.mean(), states
 
-                return jax.vmap(candidate)(objectives, lives)
+                return setting.agent.vmap(candidate)(objectives, lives)
 
             return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 import time
@@ -20,11 +19,9 @@ import numpy as np
 import envs
 import learned_objectives as lo
 from discover import parallel
-from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
+from discover.agent import CACHE, Agent, AgentConfig, AgentState, Task, diverged, stretches
 from discover.curriculum import TASK
 from discover.setups import LossConfig, usual_setup
-
-CACHE = 2**20  # bytes, of a core's own
 
 
 class TrainResult(NamedTuple):
@@ -82,7 +79,7 @@ def train(
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
     if chunk is None:
-        learner, chunk = replace(learner, shards=_usual_shards(learner, num_seeds)), _usual_chunk(learner)
+        learner = replace(learner, shards=_usual_shards(learner, num_seeds))
     result = _train(learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, progress)
     if directory is not None:
         _write(
@@ -126,27 +123,15 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
     return TrainResult(np.stack(returns, axis=1), env_steps, agent, task if each is None else each, state)
 
 
-def _usual_chunk(agent: Agent) -> int | None:
-    """One at a time on a CPU where a minibatch of observations is more than a core's cache holds, as of MinAtar's frames: four
-    side by side are a quarter slower (measured: 38k against 51k environment steps a second on a core)."""
-    return 1 if jax.default_backend() == "cpu" and _minibatch_bytes(agent) > CACHE else None
-
-
 def _usual_shards(agent: Agent, num_seeds: int) -> int:
     """Devices that a life has to itself where there are more of them than seeds, and its work is worth their meeting: large
     minibatches, or physics to step."""
     c = agent.config
     spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
-    if not (_minibatch_bytes(agent) > CACHE or getattr(agent.env, "dear_resets", False)):
+    if not (agent.minibatch_bytes > CACHE or getattr(agent.env, "dear_resets", False)):
         return 1
     rows = c.steps_per_update // c.num_minibatches
     return max(d for d in range(1, max(spare, 1) + 1) if c.num_envs % d == 0 and rows % d == 0)
-
-
-def _minibatch_bytes(agent: Agent) -> int:
-    """Of its observations."""
-    shape = agent.env.observation_space(agent.env.default_params).shape
-    return 4 * agent.config.steps_per_update // agent.config.num_minibatches * math.prod(shape)
 
 
 @lru_cache(maxsize=64)
@@ -163,7 +148,8 @@ def _programs(agent: Agent, chunk: int | None):
         state, returned = agent.stretch(objective, task, state, *bounds)
         return state, jnp.where(diverged(state), jnp.nan, returned)
 
-    return tuple(parallel.spread(program, chunk=chunk, team=agent.shards) for program in (start, live))
+    how = {"chunk": chunk, "team": agent.shards, "vmap": agent.vmap}
+    return parallel.spread(start, **how), parallel.spread(live, **how)
 
 
 def _own_level(agent: Agent, task: Task, key: jax.Array) -> Task:

@@ -14,7 +14,7 @@ from discover import rollout as ro
 from discover.agent import Agent, AgentConfig, permutations
 from discover.networks import make_networks, orthogonalise
 from discover.setups import usual_setup
-from discover.train import _usual_chunk, make_life
+from discover.train import make_life
 
 GAMMA = 0.9
 SMALL = AgentConfig(num_envs=16, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
@@ -328,8 +328,11 @@ def test_a_configuration_that_cannot_be_is_refused(changes, sentence):
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk"), [("Breakout-MinAtar", 1), ("CartPole-v1", None), ("gridworld/dense", None), ("brax/ant", None)]
+    ("name", "in_turn"),
+    [("Breakout-MinAtar", True), ("CartPole-v1", False), ("gridworld/dense", False), ("brax/ant", False)],
 )
-def test_agents_take_turns_where_one_fills_a_core(name, chunk):
+def test_agents_take_turns_where_one_fills_a_core(name, in_turn):
     agent, _, _ = make_life(name, usual_setup(name).agent, 100_000)
-    assert _usual_chunk(agent) == chunk
+    x, y = jnp.arange(6.0).reshape(3, 2), jnp.arange(3.0)
+    np.testing.assert_array_equal(agent.vmap(lambda x, y: x.sum() + y)(x, y), [1.0, 6.0, 11.0])
+    assert ("scan" in str(jax.make_jaxpr(agent.vmap(lambda x: x.sum()))(x))) == in_turn
