@@ -2,7 +2,8 @@
 
 Population 16 on Breakout, 65,536 steps each, the sizes of the reference figure (learn-rl-algorithms on two such cores on another
 day, which today's JAX does not run). The ratio says what the outer loop and the drift's network cost; ask, tell and the transfers
-between are in ours, compilation in neither.
+between are in ours, compilation in neither. So does the second one: what the host's loop asks, tells and sends in a generation,
+lives apart, beside evosax's own ask and tell of a population of that size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from discover.setups import usual_setup
 from discover.train import train
 
 ENV = "Breakout-MinAtar"
-POPULATION, STEPS, REPEATS = 16, 65_536, 3
+POPULATION, STEPS, REPEATS, TRIALS = 16, 65_536, 3, 50
 REFERENCE = 43_700  # environment steps/s
 
 
@@ -43,6 +44,32 @@ def plain(seed: int) -> None:
     jax.block_until_ready(
         train("ppo", ENV, total_steps=STEPS, num_seeds=POPULATION, seed=seed, num_evals=1, chunk=1).state
     )
+
+
+def loop_alone(search: EvolutionSearch, state) -> float:
+    """Seconds of a generation of which every life is worth nothing."""
+    search.fitness = lambda index, population: (jax.numpy.zeros((POPULATION // 2, 2, 1)), 0)
+    search.generation(state)
+    times = [seconds(lambda: free(search.generation(state)[0])) for _ in range(TRIALS)]
+    del search.fitness
+    return median(times)
+
+
+def evosax_alone(search: EvolutionSearch) -> float:
+    """Seconds of its ask and tell."""
+    from evosax.algorithms import Open_ES
+
+    strategy = Open_ES(population_size=POPULATION, solution=search.template)
+    params, key = strategy.default_params, jax.random.key(0)
+    state = strategy.init(key, search.template, params)
+    ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
+
+    def once():
+        population, after = ask(key, state, params)
+        jax.block_until_ready(tell(key, population, jax.numpy.zeros(POPULATION), after, params))
+
+    once()
+    return median(seconds(once) for _ in range(TRIALS))
 
 
 def seconds(call) -> float:
@@ -71,8 +98,13 @@ def main() -> None:
         "of_plain_ppo": median(pair["ppo"] / pair["generation"] for pair in pairs),
         "reference_env_steps_per_s": REFERENCE,
         "pairs": pairs,
+        "loop_alone_s": loop_alone(search, state),
+        "evosax_alone_s": evosax_alone(search),
     }
     (ROOT / "benchmarks/results/generation.json").write_text(json.dumps(provenance() | found, indent=1) + "\n")
+    print(
+        f"the loop alone {found['loop_alone_s'] * 1e3:.1f} ms, evosax's ask and tell {found['evosax_alone_s'] * 1e3:.1f} ms"
+    )
     print(f"{rate:,.0f} environment steps/s, {found['of_plain_ppo']:.2f} of plain PPO; the reference had {REFERENCE:,}")
 
 

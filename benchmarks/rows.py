@@ -51,7 +51,7 @@ CARTPOLE = Row(
     entropy_coef=0.01,
     value_clip=0.2,  # rejax always clips
     normalise=False,
-    peers=("rejax",),
+    peers=("rejax", "bare"),
     purejaxrl=157_000,
 )
 
@@ -68,7 +68,7 @@ BREAKOUT = Row(
     entropy_coef=0.01,
     value_clip=0.2,
     normalise=False,
-    peers=("rejax",),
+    peers=("rejax", "bare"),
     purejaxrl=82_000,
 )
 
@@ -85,7 +85,7 @@ ANT = Row(
     entropy_coef=0.0,
     value_clip=None,  # as in brax; rejax clips all the same
     normalise=True,
-    peers=("brax", "rejax"),
+    peers=("brax", "rejax", "bare"),
     purejaxrl=6_000,
 )
 

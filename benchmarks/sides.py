@@ -193,6 +193,54 @@ def brax(row: Row, seed: int) -> Timing:
     return Timing(ready[0] - began - run_s, run_s, counts[1] - counts[0])
 
 
+def bare(row: Row, seed: int) -> Timing:
+    """The environment alone under random actions, stepped as our rollouts step it and dealt out to the devices that ours has:
+    what no agent can be quicker than. Its steps are those of one agent."""
+    import jax
+    import jax.numpy as jnp
+
+    import discover
+    import envs
+    from discover.parallel import spread
+
+    discover.parallel.use_every_core()
+    env, params = envs.make(row.env)
+    share = row.num_envs // jax.device_count()
+
+    def live(num_rollouts, key):
+        reset_key, start_key, act_key = jax.random.split(key, 3)
+        _, state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(reset_key, share), params)
+        _, start = jax.vmap(env.reset_env, in_axes=(0, None))(jax.random.split(start_key, share), params)
+        actions = jax.vmap(env.action_space(params).sample)(jax.random.split(act_key, row.num_steps))
+
+        def step(state, x):
+            key, action = x
+            keys = jax.random.split(key, share)
+            obs, state, reward, terminated, _ = jax.vmap(env.step_env, in_axes=(0, 0, None, None))(
+                keys, state, action, params
+            )
+            done = terminated | jax.vmap(env.is_truncated, in_axes=(0, None))(state, params)
+            state = jax.tree.map(
+                lambda new, old: jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old), start, state
+            )
+            return state, obs.sum() + reward.sum()
+
+        def rollout(i, carry):
+            state, total = carry
+            keys = jax.random.split(jax.random.fold_in(key, i), row.num_steps)
+            state, seen = jax.lax.scan(step, state, (keys, actions))
+            return state, total + seen.sum()
+
+        return jax.lax.fori_loop(0, num_rollouts, rollout, (state, jnp.float32(0)))[1]
+
+    program = spread(live, chunk=1)
+    keys = jax.random.split(jax.random.key(seed), jax.device_count())
+    first_s = stopwatch(lambda: program(jnp.int32(1), keys))
+    compilations = Compilations()
+    run_s = stopwatch(lambda: program(jnp.int32(row.total_steps // row.steps_per_update), keys))
+    return Timing(first_s, run_s, compilations.count)
+
+
 def device_put_replicated(tree: Any, devices: list[Any]) -> Any:
     """A copy on each device, stacked along a new first axis.
 
@@ -206,7 +254,7 @@ def device_put_replicated(tree: Any, devices: list[Any]) -> Any:
     return jax.tree.map(lambda x: jax.device_put(jax.numpy.stack([x] * len(devices)), along), tree)
 
 
-SIDES = {side.__name__: side for side in (ours, rejax, brax)}
+SIDES = {side.__name__: side for side in (ours, rejax, brax, bare)}
 
 
 def peak_rss_mb() -> float:
@@ -233,7 +281,7 @@ def main(side: str, spec: str) -> None:
 
     measured = {
         **timing._asdict(),
-        "steps_per_s": row.num_seeds * row.total_steps / timing.run_s,
+        "steps_per_s": (1 if side == "bare" else row.num_seeds) * row.total_steps / timing.run_s,
         "peak_rss_mb": peak_rss_mb(),
         "devices": jax.device_count(),
         "versions": versions(),

@@ -75,7 +75,7 @@ def find_mistake(args: argparse.Namespace) -> str | None:
 
 def find_pythons(rows: dict[str, Row]) -> dict[str, str]:
     """The interpreter of each side; without that of rejax, in a sentence, where there is none."""
-    pythons = {"ours": sys.executable, "brax": sys.executable}
+    pythons = {"ours": sys.executable, "brax": sys.executable, "bare": sys.executable}
     needed = [name for name, row in rows.items() if "rejax" in row.peers]
     if needed:
         try:
@@ -205,7 +205,9 @@ def show(value: float | None, spec: str) -> str:
 def show_ratio(line: dict[str, Any]) -> str:
     if not line["ratios"]:
         return "-"
-    return f"**{line['ratio']:.2f}** [{min(line['ratios']):.2f}, {max(line['ratios']):.2f}]"
+    digits = ".2f" if line["ratio"] > 0.1 else ".1g"
+    ratio, least, most = (format(x, digits) for x in (line["ratio"], min(line["ratios"]), max(line["ratios"])))
+    return f"**{ratio}** [{least}, {most}]"
 
 
 def save(report: dict[str, Any], out: Path) -> None:
