@@ -19,6 +19,11 @@ check: .venv/ready-dev
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.stepping
+	$(BIN)/python -m benchmarks.compilation
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.width
 
 notebooks: .venv/ready-dev
 	$(BIN)/python notebooks/build.py --small
