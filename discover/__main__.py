@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import tyro
 
@@ -27,7 +28,9 @@ from discover.parallel import keep_programs
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
+from discover.record import tell
 from discover.setups import LossConfig, usual_setup
+from discover.store import flatten
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _meta_train(args: MetaTrain) -> int:
     if not processes.first():
         return 0 if result.stopped is None else 128 + result.stopped
     if result.stopped is None:
-        print(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
+        tell(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
         return 0
     return 128 + result.stopped
 
@@ -290,6 +293,11 @@ def _status(argv: list[str]) -> int:
             raise
         print(f"discover: {_sentence(error)}", file=sys.stderr)
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"discover: out of memory ({_sentence(error)[:120]}): make sizes or the chunk smaller.", file=sys.stderr)
+        return 2
     except OverflowError as error:
         print(f"discover: a number is too large ({_sentence(error)})", file=sys.stderr)
         return 2
@@ -308,7 +316,9 @@ def _main(argv: list[str]) -> int:
     keep_programs()
     arguments, command = COMMANDS[name]
     default, rest = _default(name, rest)
-    return command(_parse(arguments, name, rest, default)) or 0
+    parsed = _parse(arguments, name, rest, default)
+    _refuse_absurd(dataclasses.asdict(parsed))
+    return command(parsed) or 0
 
 
 def _parse(arguments: type, name: str, rest: list[str], default: Any) -> Any:
@@ -324,6 +334,17 @@ def _parse(arguments: type, name: str, rest: list[str], default: Any) -> Any:
         lines = ["" if set(line) == {"-"} else line for line in lines]  # the box, where output is not UTF-8
         sentence = " ".join(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines))).removesuffix(".")
         raise ValueError(f"{sentence}. See `discover {name} --help`.") from None
+
+
+def _refuse_absurd(values: dict[str, Any]) -> None:
+    """Numbers that no array can be sized or filled with. Steps and seeds say themselves what they may be."""
+    for path, value in flatten(values).items():
+        name = path.removeprefix("recipe.")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number >= 2**31 and name not in ("total_steps", "seed"):
+                raise ValueError(f"{name} must be less than 2^31, and is {number}.")
+            if isinstance(number, float) and float(np.finfo(np.float32).max) < abs(number) < np.inf:
+                raise ValueError(f"{name} must be less than 3.4e38, and is {number}.")
 
 
 def _default(name: str, rest: list[str]) -> tuple[Any, list[str]]:

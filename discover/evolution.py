@@ -194,8 +194,10 @@ def centred_rank(fitness: jax.Array) -> jax.Array:
 
 
 def z_score(fitness: jax.Array) -> jax.Array:
-    """(fitness - mean) / std over the population; the diverged count as the worst that did not."""
+    """(fitness - mean) / std over the population; the diverged count as the worst that did not. Beyond 1e15 all are alike:
+    squares must stay finite."""
     finite = jnp.isfinite(fitness)
+    fitness = jnp.where(finite, jnp.clip(fitness, -1e15, 1e15), fitness)
     worst = jnp.where(finite, fitness, jnp.inf).min()
     fitness = jnp.where(finite, fitness, jnp.where(jnp.isfinite(worst), worst, 0.0))
     return (fitness - fitness.mean()) / (fitness.std() + 1e-8)

@@ -117,7 +117,8 @@ class EvolutionSearch(Search):
 
 def summarise(fitness: jax.Array, names: tuple[str, ...]) -> dict[str, Any]:
     """Of raw fitness f32[P // 2, 2, E]: per environment over candidates that did not diverge, and the share that did."""
-    out, fitness = {}, np.asarray(fitness)  # on the host: how many diverged is no shape to compile for
+    # On the host: how many diverged is no shape to compile for. In double precision, in which no sum of them is too large.
+    out, fitness = {}, np.asarray(fitness, np.float64)
     for e, name in enumerate(names):
         values = fitness[..., e][np.isfinite(fitness[..., e])]
         if values.size:

@@ -44,6 +44,8 @@ class LPGConfig:
         for name in ("hidden", "predictions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"lpg.{name} must be at least 1, and is {getattr(self, name)}.")
+        if not math.isfinite(self.prediction_coef):
+            raise ValueError(f"lpg.prediction_coef must be finite, and is {self.prediction_coef}.")
 
 
 @dataclass(frozen=True)

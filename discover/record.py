@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import math
+import os
 import platform
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,12 +28,19 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": dataclasses.asdict(recipe), "seed": recipe.seed} | made_with()
 
 
+def depends_on(recipe: Recipe) -> dict[str, Any]:
+    """All that the bits of a run depend on but its recipe and seed: where one of these differs, rounding may."""
+    chunk = getattr(recipe, recipe.method).chunk
+    return made_with() | {"chunk": chunk} | ({} if chunk else {"devices": jax.device_count()})
+
+
 def made_with() -> dict[str, Any]:
-    """Versions, device and commit."""
+    """Versions, device, processor and commit."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "evosax", "numpy", "discover-rl")
     return {
         "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "processor": _processor(),
         "commit": _commit(),
     }
 
@@ -42,6 +52,16 @@ def fingerprint(objective: lo.Objective) -> str:
     for leaf in leaves:
         digest.update(np.asarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Its name and its widest vectors, for which XLA compiles."""
+    info = Path("/proc/cpuinfo")
+    lines = (line.partition(":") for line in info.read_text().splitlines()) if info.exists() else ()
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    words = fields.get("flags", fields.get("Features", "")).split()
+    widest = next((word for word in ("avx512f", "avx2", "avx", "sve", "asimd") if word in words), platform.machine())
+    return f"{fields.get('model name') or platform.processor() or 'unnamed'} ({widest})"
 
 
 def _version(package: str) -> str | None:
@@ -65,6 +85,17 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def tell(line: str) -> None:
+    """Print it. Where the terminal has been closed nobody reads any more, and what runs goes on, or ends, in silence."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def number(x: Any) -> float | None:

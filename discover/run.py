@@ -19,7 +19,18 @@ from discover import parallel, processes
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
-from discover.record import Writers, clock, fingerprint, import_wandb, mean_return, number, provenance, show
+from discover.record import (
+    Writers,
+    clock,
+    depends_on,
+    fingerprint,
+    import_wandb,
+    mean_return,
+    number,
+    provenance,
+    show,
+    tell,
+)
 from discover.rolling_search import RollingSearch
 from discover.search import MetaState, Search
 from discover.store import Store, open_run
@@ -91,7 +102,7 @@ def recipe_in(out: str | Path) -> Recipe:
     path = Path(out) / "recipe.json"
     try:
         recipe = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ValueError(f"{out} holds no run: there is no readable {path.name} in it.") from None
     try:
         return recipe_of({"recipe": recipe})
@@ -138,9 +149,16 @@ class _Loop:
             store.forget_after(restored[0])
         elif store is not None and store.metrics.exists():
             store.metrics.unlink()
+        self.news = self._news()
         self.steps_before = search.env_steps(self.state)
         self.writer = None if store is None else Writers(store.path / "tensorboard", self.recipe, wandb)
         self._said = -math.inf
+
+    def _news(self) -> dict[str, Any]:
+        """For the next row of the log: what the run's bits depend on, where that is not what the log says already."""
+        here = depends_on(self.recipe)
+        known = [] if self.store is None else [row["depends_on"] for row in self.store.rows() if "depends_on" in row]
+        return {} if known[-1:] == [here] else {"depends_on": here}
 
     def _restored(self) -> tuple[int, PyTree] | None:
         """(generation, state) of the newest readable checkpoint, as the first process found it."""
@@ -184,7 +202,8 @@ class _Loop:
             self.state, returns = self.search.evaluate(self.state)
             row["evaluation"] = {name: [number(r) for r in rs] for name, rs in zip(recipe.envs, returns, strict=True)}
             row["best_score"] = number(self.state.best_score)
-        row |= self.search.describe(self.state)
+        row |= self.search.describe(self.state) | self.news
+        self.news = {}
         row["env_steps"] = self.search.env_steps(self.state)
         seconds = time.monotonic() - began
         row["seconds"] = round(seconds, 3)
@@ -240,7 +259,7 @@ class _Loop:
 
     def _say(self, line: str) -> None:
         if not self.quiet:
-            print(line, flush=True)
+            tell(line)
 
 
 @contextmanager

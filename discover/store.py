@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ class Store:
         if generation not in self._manager.all_steps():
             try:
                 with _quiet_tensorstore():
-                    self._manager.save(generation, args=_orbax().args.StandardSave(_on_host(_filled(state))))
+                    self._manager.save(generation, args=_orbax().args.StandardSave(_sealed(_on_host(_filled(state)))))
                     self._manager.wait_until_finished()
             except Exception as error:  # whatever a full disk makes tensorstore raise
                 full = "No space left on device"
@@ -63,17 +64,16 @@ class Store:
 
         Newer ones that cannot be read are set aside once an older one could: only then is it they that are at fault.
         """
-        abstract = jax.tree.map(_abstract, _filled(template))
         unreadable: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._manager.restore(step, args=_orbax().args.StandardRestore(abstract))
+                state = _read(self._manager, step, template)
             except Exception as error:  # whatever a damaged file makes tensorstore raise
                 _say(f"The checkpoint of generation {step} is damaged ({_first_line(error)}); trying the one before.")
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable)
-                return step, jax.tree.map(lambda x, like: x if like.size else like, state, template)
+                return step, state
         if unreadable:
             raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start anew.")
         return None
@@ -81,13 +81,11 @@ class Store:
     def peek(self, template: PyTree) -> tuple[int, PyTree] | None:
         """As `restore`, and leaves no trace: for a look at a run that may be going on. None if nothing can be read."""
         directory = (self.path / "checkpoints").resolve()
-        abstract = jax.tree.map(_abstract, _filled(template))
         for _ in range(3 if directory.is_dir() else 0):  # its writer may take away what was just listed
             manager = _orbax().CheckpointManager(directory, options=_orbax().CheckpointManagerOptions(read_only=True))
             for step in sorted(manager.all_steps(), reverse=True):
                 with contextlib.suppress(Exception):  # whatever a damaged file makes tensorstore raise
-                    state = manager.restore(step, args=_orbax().args.StandardRestore(abstract))
-                    return step, jax.tree.map(lambda x, like: x if like.size else like, state, template)
+                    return step, _read(manager, step, template)
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -99,22 +97,12 @@ class Store:
             self._manager.reload()
 
     def log(self, row: dict[str, Any]) -> None:
-        with self.metrics.open("a") as file:
+        with self._writing("the log"), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def export(self, objective: lo.Objective, record: dict[str, Any]) -> None:
-        """objective.safetensors, atomic, and the same bytes for the same contents: safetensors orders metadata at random."""
-        partial = self.objective.with_name(f".{self.objective.name}.partial")
-        lo.save(objective, partial, record)
-        data = partial.read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
-        header += b" " * (-len(header) % 8)
-        with partial.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header + data[end:])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.objective)
+        with self._writing("the objective"):
+            lo.save(objective, self.objective, record)
 
     def rows(self) -> list[dict[str, Any]]:
         """All logged rows; a last line that a crash cut short is left out."""
@@ -123,7 +111,19 @@ class Store:
     def forget_after(self, generation: int) -> None:
         """Drop the rows of generations that will be run again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["generation"] <= generation]
-        write_text(self.metrics, "".join(kept))
+        with self._writing("the log"):
+            write_text(self.metrics, "".join(kept))
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """A disk that is full or read-only becomes a sentence. What was there before is whole."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"Cannot write {what} of {self.path} ({error.strerror or error}): the same command goes on from the last "
+                "checkpoint, once it can."
+            ) from None
 
     @property
     def _manager(self):
@@ -171,6 +171,8 @@ def open_run(out: str | os.PathLike, recipe: Any) -> Iterator[Store]:
     path = Path(out)
     _refuse_foreign(path)
     with locked(path):
+        for half in path.glob(".objective.safetensors.*"):  # of an export that was killed
+            half.unlink()
         _check_recipe(path / "recipe.json", recipe)
         yield Store(path)
 
@@ -207,7 +209,7 @@ def _check_recipe(path: Path, recipe: Any) -> None:
     if path.exists():
         try:
             theirs = flatten(json.loads(path.read_text()))
-        except (ValueError, AttributeError, OSError):
+        except (ValueError, AttributeError, OSError, RecursionError):
             raise RunError(f"{path} is not a readable recipe: choose another --out.") from None
         for name in [*mine, *(n for n in theirs if n not in mine)]:
             if mine.get(name) != theirs.get(name) and name not in MAY_CHANGE:
@@ -227,6 +229,25 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return out
+
+
+def _read(manager: Any, step: int, template: PyTree) -> PyTree:
+    """A checkpoint's state. Raises whatever a damaged file makes tensorstore raise, or ValueError where it is another state."""
+    abstract = {"state": jax.tree.map(_abstract, _filled(template)), "sha256": np.zeros(32, np.uint8)}
+    with _quiet_tensorstore():
+        found = manager.restore(step, args=_orbax().args.StandardRestore(abstract))
+    state = found["state"]
+    if not np.array_equal(found["sha256"], _sealed(state)["sha256"]):
+        raise ValueError("its contents do not match its checksum")
+    return jax.tree.map(lambda x, like: x if like.size else like, state, template)
+
+
+def _sealed(state: PyTree) -> PyTree:
+    """With a checksum, for tensorstore has none of what an array holds."""
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(state):
+        digest.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
+    return {"state": state, "sha256": np.frombuffer(digest.digest(), np.uint8)}
 
 
 def _filled(tree: PyTree) -> PyTree:
@@ -250,7 +271,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_tensorstore() -> Iterator[None]:
-    """When one array of a checkpoint cannot be written, the threads that write the others report to an event loop that is
+    """When one array of a checkpoint cannot be written or read, the threads of the others report to an event loop that is
     gone, each with a traceback, some after the error itself has arrived: so the hook is put back only after a success."""
     show = sys.unraisablehook
 

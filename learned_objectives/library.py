@@ -24,7 +24,7 @@ from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 
 FORMAT = "learned_objectives"
-SCHEMA = 1  # of the metadata; raise it when an older reader would misread a newer file
+SCHEMA = 2  # of the metadata; raise it when an older reader would misread a newer file
 WEIGHTS = Path(__file__).parent / "weights"
 
 CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
@@ -88,7 +88,8 @@ def record(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any] | None = None) -> None:
-    """Write an objective and the record of how it was made, atomically: the path holds the old file or the new one.
+    """Write an objective and the record of how it was made, atomically: the path holds the old file or the new one. The same
+    objective and record make the same bytes.
 
     Args:
       objective: made of registered types (see `register`).
@@ -96,15 +97,23 @@ def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any
       record: provenance, anything JSON can hold.
     """
     tensors: dict[str, np.ndarray] = {}
-    spec = _describe(objective, "", tensors)
+    spec, how = _describe(objective, "", tensors), json.dumps(dict(record or {}), default=str)
     header = {
         "format": FORMAT,
         "schema": str(SCHEMA),
         "objective": json.dumps(spec),
-        "sha256": _digest(tensors, spec),
-        "record": json.dumps(dict(record or {}), default=str),
+        "sha256": _digest(tensors, spec, how),
+        "record": how,
     }
-    _write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=header))
+    _write_atomically(Path(path), _in_order(safetensors.numpy.save(tensors, metadata=header)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A file of the same contents is of the same bytes: safetensors orders metadata at random."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -156,8 +165,9 @@ def _build(spec: Mapping[str, Any], prefix: str, tensors: dict[str, np.ndarray])
     return node
 
 
-def _digest(tensors: Mapping[str, np.ndarray], spec: Any) -> str:
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+def _digest(tensors: Mapping[str, np.ndarray], spec: Any, record: str = "") -> str:
+    """Of all that a file says; schema 1 left the record out."""
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode() + record.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].shape}".encode() + tensors[name].tobytes())
     return digest.hexdigest()
@@ -186,7 +196,7 @@ def _read(path: Path) -> tuple[Objective, dict[str, Any]]:
         )
     try:
         spec, how = json.loads(header["objective"]), json.loads(header["record"])
-        if _digest(tensors, spec) != header["sha256"]:
+        if _digest(tensors, spec, header["record"] if schema > 1 else "") != header["sha256"]:
             raise ValueError("its contents do not match its checksum")
         if any(tensor.dtype != np.float32 for tensor in tensors.values()):
             raise ValueError("its tensors are not all float32")

@@ -116,6 +116,19 @@ def start(out: Path, *, devices: int = 4, place: tuple[str, ...] = (), **changes
     )
 
 
+def start_in_terminal(out: Path) -> tuple[subprocess.Popen, int]:
+    """In the foreground of a terminal of its own; to close the descriptor is to close that."""
+    terminal, inside = os.openpty()
+    there = (  # not even if these tests are under nohup is the signal ignored there
+        "import os, signal, sys; os.login_tty(0); signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", there, "-m", "discover", *arguments(out)]
+    process = subprocess.Popen(command, cwd=REPO, env=environment(1), stdin=inside)
+    os.close(inside)
+    return process, terminal
+
+
 def finish(out: Path, **options) -> str:
     """Run to the end; what it printed."""
     with start(out, **options) as process:
@@ -152,6 +165,14 @@ def random_moment(chance: random.Random, out: Path, *, stride: int) -> Moment:
     ahead = last_generation(out) + chance.randint(1, stride)
     writing = chance.random() < 0.5
     return Moment(ahead, writing, chance.uniform(0.0, 0.05 if writing else 0.3))
+
+
+def last_moment(chance: random.Random, last: int) -> Moment:
+    """In the last generation, in the writing of its checkpoint, or in what comes after."""
+    writing = chance.random() < 0.5
+    return Moment(
+        last - (not writing and chance.random() < 0.5), writing, chance.uniform(0.0, 0.05 if writing else 0.15)
+    )
 
 
 def kill(out: Path, moment: Moment, **changes) -> bool:

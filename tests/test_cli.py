@@ -222,7 +222,7 @@ def text(path):
     [
         (truncated, "is not a complete safetensors file"),
         (foreign, "is a safetensors file, but learned_objectives did not write it"),
-        (newer, "has schema 99, and this version reads up to 1: update learned_objectives"),
+        (newer, "has schema 99, and this version reads up to 2: update learned_objectives"),
         (text, "is not a complete safetensors file"),
         (Path.mkdir, "is a directory without objective.safetensors"),
         (lambda path: None, "There is no file mine.safetensors"),

@@ -116,6 +116,13 @@ def test_z_score_agrees_with_numpy():
     np.testing.assert_allclose(z_score(fitness), (x - x.mean()) / x.std(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shaping", [centred_rank, z_score, pairwise])
+def test_the_largest_numbers_are_shaped_into_finite_ones(shaping):
+    shaped = shaping(jnp.float32([[3e38, 1.0], [-3e38, 2e38], [3e38, jnp.nan]]))
+    assert jnp.isfinite(shaped).all()
+    assert shaped[0, 0] > shaped[0, 1]
+
+
 def test_pairwise_gives_ties_one_half_each():
     fitness = jnp.float32([[1.0, 1.0], [2.0, 3.0], [5.0, 4.0], [jnp.nan, jnp.nan]])
     np.testing.assert_array_equal(pairwise(fitness), [[0.5, 0.5], [0, 1], [1, 0], [0.5, 0.5]])

@@ -1,5 +1,6 @@
 """What nobody meant to write: weight files mutated a thousand times, command lines made wrong field by field."""
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -9,6 +10,7 @@ import sys
 import types
 import typing
 
+import crash
 import jax
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ import tyro
 
 import learned_objectives as lo
 from discover import __main__ as cli
+from discover.recipe import Recipe
+from discover.run import recipe_in
+from discover.store import RunError, open_run
 from learned_objectives import library
 
 SHIPPED = ("lpg", "ta_lpg", "lpo of ours")
@@ -33,6 +38,17 @@ def files(tmp_path_factory):
     )
     paths = {name: library.WEIGHTS / f"{name}.safetensors" for name in SHIPPED[:2]} | {SHIPPED[2]: own}
     return {name: path.read_bytes() for name, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """What is in them: (objective, record)."""
+    path = tmp_path_factory.mktemp("read") / "whole.safetensors"
+    found = {}
+    for name, data in files.items():
+        path.write_bytes(data)
+        found[name] = lo.load(path), lo.record(path)
+    return found
 
 
 def parts(data):
@@ -123,13 +139,13 @@ def restated(chance, data):
     else:
         node["static" if what == "one static" else what] = chance.choice(ABSURD)
     if chance.random() < 0.2:
-        metadata["record"] = json.dumps(chance.choice(ABSURD))
+        metadata["record"] = json.dumps(chance.choice((*ABSURD, {"seed": 3})))
     tensors = {
         name: np.frombuffer(body[slice(*x["data_offsets"])], np.float32).reshape(x["shape"])
         for name, x in header.items()
         if name != "__metadata__"
     }
-    metadata |= {"objective": json.dumps(spec), "sha256": library._digest(tensors, spec)}
+    metadata |= {"objective": json.dumps(spec), "sha256": library._digest(tensors, spec, metadata["record"])}
     return joined(header, body)
 
 
@@ -141,34 +157,31 @@ MUTATIONS = (truncated, lengthened, flipped, spliced, retyped, renamed, restated
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.__name__)
-def test_a_mutated_file_loads_as_it_was_or_is_refused_with_a_sentence(mutation, files, tmp_path):
+def test_a_mutated_file_loads_as_it_was_or_is_refused_with_a_sentence(mutation, files, whole, tmp_path):
     path = tmp_path / "mutant.safetensors"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(MUTANTS // len(MUTATIONS)):
         chance = random.Random(i)
         name = chance.choice(SHIPPED)
         path.write_bytes(mutation(chance, files[name]))
-        loaded, sentence = read(path)
+        loaded, how, sentence = read(path)
         assert loaded is not None or len(sentence.splitlines()) == 1, i
         if loaded is not None and mutation is not restated:  # which says what it is, and is another
-            assert same(loaded, whole(files[name], tmp_path)), i
+            before_it, its_record = whole[name]
+            assert same(loaded, before_it), i
+            assert how == its_record, i
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
     assert grown < 300e6
 
 
 def read(path):
-    """(the objective, "") or (None, the refusal)."""
+    """(the objective, its record, "") or (None, None, the refusal)."""
     try:
-        assert isinstance(lo.record(path), dict)
-        return lo.load(path), ""
+        how = lo.record(path)
+        assert isinstance(how, dict)
+        return lo.load(path), how, ""
     except lo.ObjectiveFileError as error:
-        return None, str(error)
-
-
-def whole(data, tmp_path):
-    path = tmp_path / "whole.safetensors"
-    path.write_bytes(data)
-    return lo.load(path)
+        return None, None, str(error)
 
 
 def same(a, b):
@@ -177,11 +190,42 @@ def same(a, b):
     )
 
 
+def changed(chance, data):
+    """One bit."""
+    at = chance.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+def nested(chance, data):
+    return chance.choice((b"[", b'{"agent":')) * 100_000
+
+
+def test_a_mutated_recipe_is_refused_with_a_sentence_or_is_the_same(tmp_path):
+    path = tmp_path / "recipe.json"
+    with open_run(tmp_path, crash.recipe()):
+        data = path.read_bytes()
+    for i in range(200):
+        chance = random.Random(i)
+        path.write_bytes(chance.choice((truncated, lengthened, spliced, changed, changed, nested))(chance, data))
+        with contextlib.suppress(ValueError):
+            assert isinstance(recipe_in(tmp_path), Recipe)
+        sentence = "The same."
+        try:
+            with open_run(tmp_path, crash.recipe()):
+                assert path.read_bytes() == data, i
+        except RunError as error:
+            sentence = str(error)
+        assert len(sentence.splitlines()) == 1, i
+
+
 STARTS = {
     "train": "train --out out",
     "meta-train": "meta-train lpo_minatar --out out",
     "evaluate": "evaluate ppo --envs CartPole-v1 --out out",
+    "quickstart": "quickstart --out out",
+    "plot": "plot run --out out",
 }
+ABSURD_NUMBERS = {int: (str(10**30),), float: ("nan", "1e39", "-inf")}
 WRONG = {int: ("x", "1.5", "1e400"), float: ("x", "1,5"), bool: ()}
 
 
@@ -216,6 +260,22 @@ def wrong_words(kind):
     return WRONG.get(kind, ())
 
 
+def numbers_in(kind):
+    """The types of numbers that a value may be made of."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple):
+        return {number for a in arguments for number in numbers_in(a)}
+    return {kind} & {int, float}
+
+
+def absurd_lines():
+    """Well-formed, and beyond what anything can be made of."""
+    for command, start in STARTS.items():
+        for flag, kind in fields_of(cli.COMMANDS[command][0]):
+            if flag not in ("--num-processes", "--process-id"):  # read before the parser: see test_processes
+                yield from (f"{start} {flag} {word}" for number in numbers_in(kind) for word in ABSURD_NUMBERS[number])
+
+
 def wrong_lines():
     for command, start in STARTS.items():
         for flag, kind in fields_of(cli.COMMANDS[command][0]):
@@ -226,7 +286,7 @@ def wrong_lines():
             yield f"{start} {flag}zz 1"
 
 
-LINES = list(wrong_lines())[::3]  # all of them take a minute and a half
+LINES = [*wrong_lines(), *absurd_lines()][:: 1 if crash.LONG else 4]  # all of them take two minutes
 
 
 def test_there_are_enough_of_them():

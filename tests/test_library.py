@@ -142,6 +142,35 @@ def test_no_flipped_bit_anywhere_changes_an_objective_unnoticed(path):
         assert loaded == lo.load("dpo"), i
 
 
+def test_no_flipped_bit_anywhere_changes_a_record_unnoticed(path):
+    how = {"seed": 5, "returns": [0.5]}
+    lo.save(lo.load("dpo"), path, record=how)
+    data = path.read_bytes()
+    for i in range(data.index(b'"record"'), data.index(b'"schema"')):
+        for bit in range(8):
+            path.write_bytes(data[:i] + bytes([data[i] ^ (1 << bit)]) + data[i + 1 :])
+            try:
+                found = lo.record(path)
+            except lo.ObjectiveFileError:
+                continue
+            assert found == how, (i, bit)
+
+
+def test_a_file_from_before_records_were_checked_is_read(path):
+    lo.save(lo.load("dpo"), path, record={"seed": 5})
+    with safetensors.safe_open(path, framework="np") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    rewrite(path, schema="1", sha256=library._digest(tensors, json.loads(header["objective"])))
+    assert lo.load(path) == lo.load("dpo")
+    assert lo.record(path) == {"seed": 5}
+
+
+def test_the_same_contents_are_the_same_bytes(tmp_path):
+    for name in "ab":
+        lo.save(lo.load("dpo"), tmp_path / name, record={"seed": 5, "name": "x"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_a_foreign_file_is_refused(path):
     safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, path)
     refuse(path, "learned_objectives did not write it")
@@ -173,8 +202,8 @@ def rewrite(path, **changes):
     with safetensors.safe_open(path, framework="np") as file:
         header = file.metadata() | changes
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if "objective" in changes and "sha256" not in changes:
-        header["sha256"] = library._digest(tensors, json.loads(header["objective"]))
+    if {"objective", "record"} & changes.keys() and all(changes.values()) and "sha256" not in changes:
+        header["sha256"] = library._digest(tensors, json.loads(header["objective"]), header["record"])
     header = {name: text for name, text in header.items() if text is not None}
     path.write_bytes(safetensors.numpy.save(tensors, metadata=header))
 
@@ -189,7 +218,8 @@ def spec(**changes):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema": "2"}, "has schema 2, and this version reads up to 1: update"),
+        ({"schema": "3"}, "has schema 3, and this version reads up to 2: update"),
+        ({"schema": "1"}, "do not match its checksum"),
         ({"schema": "two"}, "no schema number"),
         ({"schema": "9" * 5000}, "no schema number"),
         ({"schema": None}, "no schema number"),

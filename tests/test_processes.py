@@ -4,12 +4,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
+from unittest import mock
 
 import crash
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from discover import processes
+from discover import parallel, processes
 
 COORDINATOR = ["--coordinator", "10.0.0.1:1234"]
 
@@ -98,6 +103,59 @@ def test_a_port_that_is_taken_is_named():
         assert join_alone(port, 0).startswith(
             f"discover: process 0 cannot listen at port {port} (Address already in use)"
         )
+
+
+def test_nobody_waits_for_a_coordinator_that_hears_and_does_not_answer():
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        assert join_alone(mute.getsockname()[1], 1).startswith("discover: waited 2 s for all 2 processes to meet at")
+
+
+def line_of_process(out, port, process_id):
+    """The command line itself: (its exit status, what it said, seconds)."""
+    place = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(process_id))
+    began = time.monotonic()
+    with crash.start(out, devices=1, place=place) as process:
+        _, said = process.communicate(timeout=120)
+    return process.returncode, said, time.monotonic() - began
+
+
+def test_a_process_id_out_of_range_is_one_sentence(tmp_path):
+    status, said, _ = line_of_process(tmp_path / "run", free_port(), 2)
+    assert status == 2
+    assert said == "discover: --process-id must be 0 to 1, as there are 2 processes, and is 2.\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not crash.LONG, reason="takes a minute")
+def test_a_coordinator_that_does_not_answer_is_a_sentence_within_a_minute(tmp_path):
+    status, said, seconds = line_of_process(tmp_path / "run", free_port(), 1)
+    assert status == 2
+    assert said.strip().splitlines()[-1].startswith("discover: waited 50 s for all 2 processes to meet at 127.0.0.1:")
+    assert seconds < 60
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_more_devices_than_the_items_divide_over_change_nothing(devices, chunk):
+    """Five items: the last one is repeated, and the repeats are forgotten."""
+    items = jax.random.normal(jax.random.key(0), (5, 7))
+    program = parallel.spread(lambda w, x: jnp.tanh(w @ x).sum(), chunk=chunk, devices=jax.devices()[:devices])
+    weights = jax.random.normal(jax.random.key(1), (7, 7))
+    expected = np.tanh(np.asarray(items, np.float64) @ np.asarray(weights, np.float64).T).sum(-1)
+    np.testing.assert_allclose(program(weights, items), expected, rtol=1e-5)
+    alone = parallel.spread(lambda w, x: jnp.tanh(w @ x).sum(), chunk=chunk, devices=jax.devices()[:1])
+    np.testing.assert_array_equal(program(weights, items), alone(weights, items))
+
+
+def test_what_two_processes_cannot_share_evenly_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    half = [mock.Mock(process_index=i // 2) for i in range(4)]
+    monkeypatch.setattr(jax, "devices", lambda: half)
+    assert parallel.devices_for(6) == [half[0], half[2]]
+    with pytest.raises(ValueError, match="3 parts cannot be shared evenly by 2 processes: choose a population"):
+        parallel.devices_for(3)
 
 
 def free_port():

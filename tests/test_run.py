@@ -1,5 +1,6 @@
 """A run survives what happens to it, and comes to the same file on any number of devices."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -11,6 +12,7 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from unittest import mock
 
 import crash
 import jax
@@ -20,11 +22,14 @@ import pytest
 
 import discover
 import learned_objectives as lo
+from discover import __main__ as cli
 from discover import evolution_search, recipes, run
+from discover import record as record_module
 from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
+from discover.record import depends_on
 from discover.run import last_state
-from discover.store import RunError, open_run
+from discover.store import RunError, Store, open_run
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -32,24 +37,29 @@ KILLS = (
     crash.Moment(1, False, MOMENTS.uniform(0.0, 0.15)),
     crash.Moment(3, True, MOMENTS.uniform(0.0, 0.03)),
     crash.Moment(5, True, MOMENTS.uniform(0.0, 0.06)),
-    crash.Moment(8, False, MOMENTS.uniform(0.0, 0.15)),
+    crash.Moment(16, True, MOMENTS.uniform(0.0, 0.03)),  # the last generation
 )
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(NamedTuple):
     status: int
-    said: str
+    said: str | None
     generations: list[int]  # of the checkpoints
     meanwhile: str  # what a second process was told before
 
 
 def stop(out, number, generation):
-    with crash.start(out, devices=1) as process:
+    """By a signal; SIGHUP comes from a terminal that is closed."""
+    process, terminal = crash.start_in_terminal(out) if number == signal.SIGHUP else (crash.start(out, devices=1), None)
+    with process:
         assert crash.Moment(generation, False, 0.0).wait(process, out)
         with pytest.raises(RunError) as refusal, open_run(out, crash.recipe()):
             pass
-        process.send_signal(number)
+        if terminal is None:
+            process.send_signal(number)
+        else:
+            os.close(terminal)
         said, _ = process.communicate()
     generations = sorted(int(p.name) for p in (out / "checkpoints").iterdir())
     return Stopped(process.returncode, said, generations, str(refusal.value))
@@ -70,7 +80,7 @@ def kill_rolling(out):
 
 
 def stop_twice(out):
-    stopped = [stop(out, number, 3 * i + 1) for i, number in enumerate(SIGNALS)]
+    stopped = [stop(out, number, 4 * i + 1) for i, number in enumerate(SIGNALS)]
     crash.finish(out, devices=1)
     return dict(zip(SIGNALS, stopped, strict=True))
 
@@ -135,8 +145,9 @@ def test_a_signal_stops_it_with_its_exit_status(children, number):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_it_after_a_checkpoint(children, number):
     stopped = children("stopped")[1][number]
+    assert len(stopped.generations) == 3
     last = f"Stopped after generation {stopped.generations[-1]}, which is saved; the same command goes on from there."
-    assert stopped.said.splitlines()[-1] == last
+    assert stopped.said is None or stopped.said.splitlines()[-1] == last  # of a terminal that is gone, nothing
 
 
 def test_stopped_and_resumed_on_one_device_it_exports_the_same_bytes(children, calm):
@@ -278,6 +289,57 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(first, tmp_path, capsy
     assert crash.logged(tmp_path / "run") == crash.logged(first.result.out)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The directory of a run of two checkpoints, of a state whose arrays are large and small, and that state."""
+    out, chance = tmp_path_factory.mktemp("saved"), np.random.default_rng(0)
+    state = {
+        "large": chance.normal(size=5000).astype(np.float32),
+        "small": chance.normal(size=(3, 2)).astype(np.float32),
+        "none": np.zeros(0, np.float32),
+        "count": np.int32(7),
+        "key": np.uint32([1, 2]),
+    }
+    with open_run(out, crash.recipe()) as store:
+        store.save(1, state)
+        store.save(2, state)
+    return out, state
+
+
+def gone(path, chance):
+    path.unlink()
+
+
+def cut(path, chance):
+    os.truncate(path, chance.randrange(path.stat().st_size))
+
+
+def flipped(path, chance):
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("how", "times"), [(gone, 1), (cut, 3), (flipped, 12)])
+def test_one_damaged_file_of_a_checkpoint_is_noticed_or_harmless(saved, tmp_path, capsys, how, times):
+    whole, state = saved
+    files = [path.relative_to(whole) for path in (whole / "checkpoints" / "2").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    fell_back = set()
+    for i, path in enumerate(sorted(files) * (times * (4 if crash.LONG else 1))):
+        run = tmp_path / str(i)
+        shutil.copytree(whole, run)
+        how(run / path, random.Random(i))
+        step, found = Store(run).restore(state)
+        jax.tree.map(np.testing.assert_array_equal, found, state)
+        jax.tree.map(lambda x, y: np.testing.assert_equal((x.dtype, x.shape), (y.dtype, y.shape)), found, state)
+        said = capsys.readouterr().err
+        assert said == "" if step == 2 else said.startswith("The checkpoint of generation 2 is damaged ("), path
+        fell_back |= {path} if step == 1 else set()
+        shutil.rmtree(run)
+    assert len(fell_back) > 2
+
+
 def test_without_a_readable_checkpoint_it_says_so_and_keeps_what_there_is(first, tmp_path):
     crash.search(tmp_path / "run", generations=4)
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
@@ -289,15 +351,88 @@ def test_without_a_readable_checkpoint_it_says_so_and_keeps_what_there_is(first,
     assert crash.exported(tmp_path / "run") == objective
 
 
+def mount(*words):
+    if os.geteuid() or subprocess.run(["mount", *words]).returncode:
+        pytest.skip("only root can mount a disk, and not everywhere")
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 200 kB, and how to make it larger."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk]).returncode:
-        pytest.skip("only root can mount a small disk, and not everywhere")
+    mount("-t", "tmpfs", "-o", "size=200k", "tmpfs", disk)
     yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
     subprocess.run(["umount", disk], check=True)
+
+
+@contextlib.contextmanager
+def read_only(path):
+    """What a disk does when it fails: nothing there can be written any more."""
+    mount("--bind", path, path)
+    try:
+        mount("-o", "remount,bind,ro", path)
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+CANNOT = "Cannot write {} of .*: the same command goes on from the last checkpoint, once it can."
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence", "last"),
+    [
+        ("log", CANNOT.format("the log"), 4),
+        ("save", "Cannot write the checkpoint of generation 5 .*: the same command goes on from the one before", 4),
+        ("export", CANNOT.format("the objective"), 8),
+    ],
+)
+def test_on_a_disk_that_turns_read_only_it_says_so_and_goes_on_when_it_can(first, tmp_path, step, sentence, last):
+    out, write, disk = tmp_path / "run", getattr(Store, step), contextlib.ExitStack()
+    crash.search(out, generations=4)
+
+    def fail(*args):
+        """Then and not before, for a run that resumes writes its recipe and log."""
+        with mock.patch.object(Store, step, write):
+            disk.enter_context(read_only(out))
+            return write(*args)
+
+    with disk, mock.patch.object(Store, step, fail), pytest.raises(RunError, match=sentence):
+        crash.search(out)
+    assert last_state(out)[1].generation == last
+    assert isinstance(lo.load(out / "objective.safetensors"), lo.Mirror)
+    crash.search(out)
+    assert crash.exported(out) == crash.exported(first.result.out)
+    assert crash.logged(out) == crash.logged(first.result.out)
+
+
+def test_a_disk_that_is_read_only_from_the_start_is_refused(first, tmp_path):
+    shutil.copytree(first.result.out, tmp_path / "run")
+    with read_only(tmp_path / "run"), pytest.raises(RunError, match=r"Cannot write to .* \(Read-only file system\)"):
+        crash.search(tmp_path / "run")
+
+
+def test_wherever_the_disk_is_full_nothing_is_harmed(first, small_disk, capsys):
+    """Room for so much more at each start: now the recipe, now the log, a checkpoint, or an export fails."""
+    disk, enlarge = small_disk
+    enlarge()
+    out, said = disk / "run", set()
+    crash.search(out, generations=4)
+    for kilobytes in (0, 8, 16, 28):
+        space = os.statvfs(disk)
+        used = (space.f_blocks - space.f_bfree) * space.f_frsize // 1024
+        subprocess.run(["mount", "-o", f"remount,size={used + kilobytes}k", disk], check=True)
+        with pytest.raises((RunError, OSError)) as error:
+            crash.search(out)
+        said.add(cli._sentence(error.value).split(" (")[0])
+        enlarge()
+        assert isinstance(lo.load(out / "objective.safetensors"), lo.Mirror)
+    crash.search(out)
+    assert "damaged" not in capsys.readouterr().err
+    assert crash.exported(out) == crash.exported(first.result.out)
+    assert crash.logged(out) == crash.logged(first.result.out)
+    assert len(said) > 1, said
 
 
 def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_space(first, small_disk):
@@ -449,6 +584,31 @@ def test_the_record_holds_versions_and_device(record):
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["numpy"] == np.__version__
     assert record["device"] == "cpu (cpu)"
+
+
+def test_the_log_names_what_its_bits_depend_on(first):
+    named = [row.get("depends_on") for row in first.result.rows]
+    assert named[1:] == [None] * 16
+    assert named[0]["versions"] == lo.record(first.result.out / "objective.safetensors")["versions"]
+    assert {"jax", "jaxlib", "numpy", "python", "evosax"} <= named[0]["versions"].keys()
+    assert named[0]["device"] == "cpu (cpu)"
+    assert named[0]["chunk"] == 1
+    assert named[0]["processor"]
+
+
+def test_the_number_of_devices_is_named_where_bits_depend_on_it():
+    recipe = crash.recipe()
+    assert "devices" not in depends_on(recipe)
+    whole = dataclasses.replace(recipe, evolution=dataclasses.replace(recipe.evolution, chunk=None))
+    assert depends_on(whole)["devices"] == jax.device_count()
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_in_its_log(first, tmp_path, monkeypatch):
+    crash.search(tmp_path / "run", generations=2)
+    monkeypatch.setattr(record_module, "_processor", lambda: "another")
+    rows = crash.search(tmp_path / "run", generations=4).rows
+    assert [row["depends_on"]["processor"] for row in rows if "depends_on" in row][1:] == ["another"]
+    assert "depends_on" in rows[3]
 
 
 def test_the_record_holds_every_evaluation(record, first):

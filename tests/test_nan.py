@@ -1,0 +1,192 @@
+"""What an environment may do to those who live in it: NaN and infinity in rewards, observations and values, and what a search
+makes of it."""
+
+import copy
+import dataclasses
+
+import crash
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+import envs
+from discover import AgentConfig, EvolutionConfig, Recipe, recipes
+from discover import curriculum as cu
+from discover.evolution_search import EvolutionSearch
+from discover.gradient_search import GradientSearch
+from discover.rolling_search import RollingSearch
+from envs import probes
+
+ILLS = ("reward NaN", "reward inf", "reward -inf", "observation NaN", "observation -inf", "value inf")
+HUGE = len(ILLS) + 1  # no ill: rewards not far from the largest number there is
+
+
+@struct.dataclass
+class Level(probes.Params):
+    """Which of ILLS there is, counted from 1; 0: none."""
+
+    ill: jax.Array
+
+
+class Sick(probes.Probe):
+    """One action is better than the other. Half of the levels have an ill, which shows from an episode's second step on."""
+
+    name = "Sick"
+    length = 4
+
+    @property
+    def default_params(self):
+        return Level(np.int32(self.limit), np.int32(0))
+
+    def sample_level(self, key):
+        coin, which = jax.random.split(key)
+        ill = jax.random.randint(which, (), 1, len(ILLS) + 1)
+        well = jnp.where(jax.random.bernoulli(which, 0.2), HUGE, 0)
+        return Level(jnp.int32(self.limit), jnp.where(jax.random.bernoulli(coin), ill, well))
+
+    def show(self, state):
+        return state.sign[None]
+
+    def step_env(self, key, state, action, params):
+        _, state, _, terminated, info = super().step_env(key, state, action, params)
+        reward = jnp.where(action == 0, state.sign, -state.sign)
+        ill = jnp.where(state.time > 1, params.ill, 0)
+        rewards = [jnp.nan, jnp.inf, -jnp.inf, 1e37 * reward]
+        reward = jnp.select([ill == 1, ill == 2, ill == 3, ill == HUGE], rewards, reward)
+        # 3e38 is a number, and what a layer makes of it is not.
+        seen = jnp.select([ill == 4, ill == 5, ill == 6], [jnp.nan, -jnp.inf, jnp.float32(3e38)], state.sign)
+        return seen[None], state, reward, terminated, info
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known():
+    envs.register(Sick.name, Sick)
+    yield
+    envs._registered.pop(Sick.name)
+
+
+# Two pairs, each on a level of its own: in a generation none of them, one or both have an ill.
+SMALL = Recipe(
+    width=4,
+    envs=("Sick",),
+    total_steps=4 * 32,
+    agent=AgentConfig(num_envs=2, num_steps=16, num_minibatches=1, num_epochs=2, hidden=(8,), activation="relu"),
+    evolution=EvolutionConfig(population=4, shared_keys="pair", sigma=0.1, chunk=1),
+)
+GENERATIONS = 32
+
+
+def ills_of(search, keys):
+    """i32[P // 2]: of the pairs whose only lives have these keys [P // 2, 1]."""
+    tasks = search.settings[0].tasks
+    return np.asarray(jax.vmap(lambda key: tasks(jax.random.fold_in(key, cu.TASK)).env_params.ill)(keys[:, 0]))
+
+
+def is_ill(which):
+    return (which > 0) & (which < HUGE)
+
+
+def is_finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def search():
+    return EvolutionSearch(SMALL)
+
+
+@pytest.fixture(scope="module")
+def generations(search):
+    """(ills of the pairs, fitness f32[2, 2], state before, state after, what is logged), a row for each."""
+    rows, state = [], search.init()
+    for index in range(GENERATIONS):
+        keys = jax.random.split(jax.random.fold_in(search._key("life", index), 0), (2, 1))
+        population, _ = search._ask(search._key("ask", index), state.search, state.generation)
+        fitness, _ = search.fitness(index, population)
+        before, (state, seen) = state, search.generation(state)
+        rows.append((ills_of(search, keys), np.asarray(fitness)[..., 0], before, state, seen))
+    return rows
+
+
+def test_there_is_every_ill_and_every_share(generations):
+    assert {int(ill) for ills, *_ in generations for ill in ills} == set(range(HUGE + 1))
+    assert {seen["diverged"] for *_, seen in generations} == {0.0, 0.5, 1.0}
+
+
+def test_whoever_had_an_ill_diverged_and_nobody_else(generations):
+    for ills, fitness, *_ in generations:
+        np.testing.assert_array_equal(np.isnan(fitness), np.stack([is_ill(ills)] * 2, axis=1), err_msg=str(ills))
+
+
+def test_the_log_has_their_share_and_numbers_of_the_others_alone(generations):
+    for ills, *_, seen in generations:
+        assert seen["diverged"] == is_ill(ills).mean()
+        shown = list(seen["fitness"]["Sick"].values())
+        assert shown == [None] * 3 if is_ill(ills).all() else np.isfinite(shown).all()
+
+
+def test_the_mean_stays_finite_and_moves_unless_all_diverged(generations):
+    moved = []
+    for ills, fitness, before, after, _ in generations:
+        assert is_finite(after.search)
+        moved.append(not np.array_equal(before.search.mean, after.search.mean))
+        if is_ill(ills).all():
+            for name in ("mean", "opt_state"):
+                jax.tree.map(np.testing.assert_array_equal, getattr(after.search, name), getattr(before.search, name))
+        elif (fitness[:, 0] < fitness[:, 1]).any() or (
+            fitness[:, 0] > fitness[:, 1]
+        ).any():  # else there is nothing to learn
+            assert moved[-1]
+    assert GENERATIONS // 4 < sum(moved) < GENERATIONS
+
+
+@pytest.mark.parametrize("shaping", ["z_score", "pairwise"])
+def test_with_every_shaping_the_mean_stays_finite(search, generations, shaping):
+    other = copy.copy(search)
+    other.__dict__.pop("_tell", None)
+    other.recipe = dataclasses.replace(SMALL, evolution=dataclasses.replace(SMALL.evolution, shaping=shaping))
+    state = other.init()
+    for _ in range(GENERATIONS):
+        state, _ = other.generation(state)
+        assert is_finite(state.search)
+
+
+def test_rolling_lives_leave_the_mean_finite_and_their_share_in_the_log():
+    evolution = dataclasses.replace(SMALL.evolution, window=2, shaping="pairwise")
+    search = RollingSearch(dataclasses.replace(SMALL, evolution=evolution))
+    state, shares = search.init(), []
+    for index in range(12):
+        ills = ills_of(search, search._life_keys(0, search.began(index)))
+        before, (state, seen) = state, search.generation(state)
+        shares.append(seen["diverged"])
+        assert shares[-1] == is_ill(ills).mean()
+        assert is_finite(state.search.strategy)
+        assert shares[-1] < 1 or np.array_equal(state.search.strategy.mean, before.search.strategy.mean)
+    assert {0.5, 1.0} <= set(shares)
+
+
+@pytest.mark.skipif(not crash.LONG, reason="compiles for 20 s")
+def test_members_of_a_gradient_search_leave_the_objective_finite():
+    small = recipes.get("lpg_small")
+    recipe = dataclasses.replace(
+        small,
+        envs=SMALL.envs,
+        total_steps=SMALL.total_steps,
+        agent=SMALL.agent,
+        lpg=dataclasses.replace(small.lpg, hidden=4, predictions=4),
+        metagrad=dataclasses.replace(small.metagrad, members=2, window=1, chunk=1),
+    )
+    search = GradientSearch(recipe)
+    state, shares = search.init(), []
+    for _ in range(24):
+        levels = np.asarray(jax.device_get(state.search.members.drawn.task.env_params.ill)).ravel()
+        before, (state, seen) = state, search.generation(state)
+        shares.append(seen["meta"]["diverged"])
+        assert shares[-1] == (levels > 0).sum()  # huge rewards too: the outer critic squares them
+        assert is_finite(state.search.objective)
+        assert is_finite(state.search.opt_state)
+        if seen["meta"]["gradient_norm"] is None:
+            jax.tree.map(np.testing.assert_array_equal, state.search.objective, before.search.objective)
+    assert {0, 1, 2} <= set(shares)
