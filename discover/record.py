@@ -35,12 +35,13 @@ def depends_on(recipe: Recipe) -> dict[str, Any]:
 
 
 def made_with() -> dict[str, Any]:
-    """Versions, device, processor and commit."""
+    """Versions, device, processor, the compiler's flags and commit."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "evosax", "numpy", "discover-rl")
     return {
         "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "processor": _processor(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "commit": _commit(),
     }
 
