@@ -17,11 +17,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 if "xla_force_host_platform_device_count" not in os.environ["XLA_FLAGS"]:
     jax.config.update("jax_num_cpu_devices", 4)
 
+# The files that take longest, first: whoever began one of them last would be left with it alone. Those that wait for processes
+# of their own leave room for others meanwhile.
+LONGEST = ("run", "agent", "processes", "metagrad", "cli", "evaluate", "envs", "brax")
+
 
 def pytest_configure(config):
     # Two sessions may share the cache. What one reads half-written it compiles again, with a
     # warning that says nothing about the code under test.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))  # stable: within a file nothing moves
 
 
 @pytest.fixture

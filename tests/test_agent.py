@@ -1,11 +1,13 @@
 """The agent learns what can be known, bootstraps what it should, and stops when its life is over."""
 
 import dataclasses
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crash import LONG
 
 import discover
 import envs
@@ -18,45 +20,51 @@ from discover.train import make_life
 
 GAMMA = 0.9
 SMALL = AgentConfig(num_envs=16, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
-KEYS = jax.random.split(jax.random.key(1), 3)
+NORMALISED = dataclasses.replace(SMALL, normalise_obs=True)
 LOSS = discover.LossConfig(gamma=GAMMA, entropy_coef=0.0)
 
 
-def solve(name, steps=60_000, **changes):
-    """A trained agent on a probe, and observations of every kind that the probe shows."""
-    config = dataclasses.replace(SMALL, **changes) if changes else SMALL
-    result = discover.train("ppo", name, total_steps=steps, num_seeds=1, agent=config, loss=LOSS, num_evals=4)
-    state = jax.tree.map(lambda x: x[0], result.state)
-    _, rollout = ro.rollout(
-        result.agent.env,
-        result.task.env_params,
-        result.agent.networks,
-        state.params,
-        state.env,
-        jax.random.split(jax.random.key(9), 3),
-        num_steps=16,
-        num_starts=16,
-        discount=GAMMA,
+# Compiling is most of this file's time: this halves it, and programs are made once for all tests, by agent.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+born = jit(Agent.init, static_argnums=0)
+update = jit(Agent.update, static_argnums=0)
+
+
+@partial(jit, static_argnames=("agent", "num_steps", "discount"))
+def met(agent, task, state, *, num_steps=8, discount=0.99):
+    """The environments after a rollout, and the rollout."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    return ro.rollout(
+        agent.env, task.env_params, agent.networks, state.params, state.env, keys,
+        num_steps=num_steps, num_starts=num_steps, discount=discount,
+    )  # fmt: skip
+
+
+@cache
+def solved(probe, steps=60_000):
+    """(what training found, the trained agent's state) on a probe."""
+    result = discover.train(
+        "ppo", f"probe/{probe}", total_steps=steps, num_seeds=1, agent=SMALL, loss=LOSS, num_evals=4
     )
-    return result, rollout
+    return result, jax.tree.map(lambda x: x[0], result.state)
 
 
 @pytest.mark.parametrize("probe", ["constant", "observation", "discount", "truncation", "termination", "image"])
 def test_critic_finds_the_known_values(probe):
-    result, rollout = solve(f"probe/{probe}")
+    result, state = solved(probe)
+    _, rollout = met(result.agent, result.task, state, num_steps=16, discount=GAMMA)
     known = result.agent.env.value(rollout.obs, GAMMA)
     np.testing.assert_allclose(rollout.critic[..., 0], known, atol=0.05 * np.abs(known).max() + 0.05)
 
 
 @pytest.mark.parametrize("probe", ["action", "observation_action", "image"])
 def test_policy_finds_the_rewarded_action(probe):
-    result, _ = solve(f"probe/{probe}")
+    result, _ = solved(probe)
     assert result.returns[0, -1] > 0.95
 
 
 def test_gaussian_policy_finds_the_optimum():
-    result, _ = solve("probe/continuous", steps=120_000)
-    state = jax.tree.map(lambda x: x[0], result.state)
+    result, state = solved("continuous", steps=120_000)
     returns = result.agent.evaluate(result.task, state, jax.random.key(0), num_episodes=64, greedy=True)
     assert returns.mean() > -0.01  # -(a - 0.5 obs)^2, 0 at the optimum
 
@@ -64,16 +72,16 @@ def test_gaussian_policy_finds_the_optimum():
 def life(objective="ppo", env="CartPole-v1", config=SMALL, steps=2048):
     environment, params = envs.make(env)
     agent = Agent(environment, config)
+    agent.networks  # it keeps them, and they must not be of a trace  # noqa: B018
     return agent, agent.task(params, steps), lo.load(objective)
 
 
 def test_unchanged_after_its_lifetime():
-    agent, task, objective = life()
-    state = jax.jit(agent.init)(task, jax.random.key(0))
-    update = jax.jit(agent.update)
+    agent, task, objective = life(config=NORMALISED)
+    state = born(agent, task, jax.random.key(0))
     for _ in range(4):
-        state, _ = update(objective, task, state)
-    after, _ = update(objective, task, state)
+        state, _ = update(agent, objective, task, state)
+    after, _ = update(agent, objective, task, state)
     assert state.num_updates == 4
     same = jax.tree.map(lambda a, b: bool((a == b).all()), state, after)
     assert all(jax.tree.leaves(same))
@@ -82,32 +90,28 @@ def test_unchanged_after_its_lifetime():
 def test_learning_rate_anneals_from_the_task_to_zero():
     agent, task, _objective = life()
     fractions = []
-    state = agent.init(task, jax.random.key(0))
+    state = born(agent, task, jax.random.key(0))
     for updates in range(5):
         state = state.replace(num_updates=jnp.int32(updates))
         fractions.append(float(agent.progress(task, state).fraction))
     assert fractions == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
-@pytest.mark.parametrize("name", ["ppo", "dpo", "mdpo"])
+@pytest.mark.parametrize("name", ["ppo", *(["dpo", "mdpo"] if LONG else [])])  # test_mirror asks every drift
 def test_one_gradient_step_per_rollout_is_a2c(name):
     config = AgentConfig(num_envs=4, num_steps=16, num_epochs=1, num_minibatches=1, hidden=(8,))
     agent, task, objective = life(name, config=config)
-    state = jax.jit(agent.init)(task, jax.random.key(0))
-    update = jax.jit(agent.update)
-    mine, _ = update(objective, task, state)
-    a2c, _ = update(lo.load("a2c"), task, state)
+    state = born(agent, task, jax.random.key(0))
+    mine, _ = update(agent, objective, task, state)
+    a2c, _ = update(agent, lo.load("a2c"), task, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), mine.params, a2c.params)
 
 
 def test_truncation_bootstraps_from_the_true_last_state():
     agent, task, _ = life()
     task = task.replace(env_params=task.env_params.replace(max_steps_in_episode=np.int32(5)))
-    state = agent.init(task, jax.random.key(0))
-    _, rollout = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
-        num_steps=16, num_starts=16, discount=0.99,
-    )  # fmt: skip
+    state = born(agent, task, jax.random.key(0))
+    _, rollout = met(agent, task, state)
     t, b = np.argwhere(np.asarray(rollout.truncated))[0]
     _, at = agent.env.reset_env(jax.random.key(0), task.env_params)
     x, x_dot, theta, theta_dot = rollout.obs[t, b]
@@ -121,11 +125,7 @@ def test_truncation_bootstraps_from_the_true_last_state():
 
 def test_next_critic_is_the_next_value_within_an_episode():
     agent, task, _ = life()
-    state = agent.init(task, jax.random.key(0))
-    _, r = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
-        num_steps=8, num_starts=8, discount=0.99,
-    )  # fmt: skip
+    _, r = met(agent, task, born(agent, task, jax.random.key(0)))
     going_on = ~np.asarray(r.terminated | r.truncated)[:-1]
     np.testing.assert_array_equal(r.next_critic[:-1][going_on], r.critic[1:][going_on])
 
@@ -146,13 +146,9 @@ def test_nothing_follows_a_termination(small, monkeypatch):
 
 
 def test_statistics_of_the_rollout_are_those_the_policy_saw():
-    config = dataclasses.replace(SMALL, normalise_obs=True)
-    agent, task, objective = life(config=config)
-    state, _ = jax.jit(agent.update)(objective, task, agent.init(task, jax.random.key(0)))
-    env, r = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
-        num_steps=8, num_starts=8, discount=0.99,
-    )  # fmt: skip
+    agent, task, objective = life(config=NORMALISED)
+    state, _ = update(agent, objective, task, born(agent, task, jax.random.key(0)))
+    env, r = met(agent, task, state)
     now = agent.networks.actor(state.params, ro.see(env, r.obs)).log_prob(r.action)
     np.testing.assert_allclose(now, r.log_prob, atol=1e-6)
 
@@ -198,16 +194,10 @@ def test_episode_returns_are_those_of_a_plain_loop():
 def test_reward_scale_is_the_deviation_of_the_discounted_return():
     config = dataclasses.replace(SMALL, normalise_reward=True)
     agent, task, _ = life(env="Pendulum-v1", config=config)
-    state = agent.init(task, jax.random.key(0))
-    _, scaled = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
-        num_steps=8, num_starts=8, discount=GAMMA,
-    )  # fmt: skip
-    plain = state.env.replace(return_stats=None, discounted=None)
-    _, raw = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, plain, KEYS,
-        num_steps=8, num_starts=8, discount=GAMMA,
-    )  # fmt: skip
+    state = born(agent, task, jax.random.key(0))
+    _, scaled = met(agent, task, state, discount=GAMMA)
+    plain = state.replace(env=state.env.replace(return_stats=None, discounted=None))
+    _, raw = met(agent, task, plain, discount=GAMMA)
     discounted, total = [], np.zeros(SMALL.num_envs)
     for reward in np.asarray(raw.reward, np.float64):
         total = GAMMA * total + reward
@@ -219,12 +209,15 @@ def test_reward_scale_is_the_deviation_of_the_discounted_return():
 def test_population_of_lives_is_the_loop_over_them():
     agent, task, _ = life(config=AgentConfig(num_envs=4, num_steps=16, num_minibatches=2, hidden=(8,)))
     population = lo.Mirror(drift=lo.DPO(jnp.float32([0.5, 2.0]), jnp.float32([0.3, 0.6])))
-    train = jax.jit(lambda o, t: agent.train(o, t, jax.random.key(3), num_updates=2)[0].params)
+
+    def train(objective, task):
+        return agent.train(objective, task, jax.random.key(3), num_updates=2)[0].params
+
     rates = task.replace(learning_rate=jnp.float32([1e-3, 1e-2]))
     axes = (0, jax.tree.map(lambda _: None, task).replace(learning_rate=0))
-    together = jax.vmap(train, in_axes=axes)(population, rates)
+    together, one = jit(jax.vmap(train, in_axes=axes))(population, rates), jit(train)
     for i, rate in enumerate([1e-3, 1e-2]):
-        alone = train(jax.tree.map(lambda x, i=i: x[i], population), task.replace(learning_rate=rate))
+        alone = one(jax.tree.map(lambda x, i=i: x[i], population), task.replace(learning_rate=rate))
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), together, alone)
 
 
@@ -258,15 +251,16 @@ def test_levels_vmap():
         level = task.replace(env_params=params)
         return agent.update(objective, level, agent.init(level, jax.random.key(0)))[0].env.obs
 
-    obs = jax.vmap(start_and_learn)(levels)
+    obs = jit(jax.vmap(start_and_learn))(levels)
     assert obs.shape == (2, 2, 4)
     assert not np.allclose(obs[0], obs[1])
 
 
 def test_seed_number_i_is_the_same_among_any_number_of_seeds():
-    arguments = {"total_steps": 2048, "agent": SMALL, "num_evals": 2}
-    two = discover.train("ppo", "CartPole-v1", num_seeds=2, **arguments)
-    four = discover.train("ppo", "CartPole-v1", num_seeds=4, **arguments)
+    small = AgentConfig(num_envs=4, num_steps=16, num_epochs=1, num_minibatches=1, hidden=(8,))
+    arguments = {"env": "probe/observation_action", "total_steps": 256, "agent": small, "num_evals": 2}
+    two = discover.train("ppo", num_seeds=2, **arguments)
+    four = discover.train("ppo", num_seeds=4, **arguments)
     np.testing.assert_allclose(two.returns, four.returns[:2], rtol=0.05)
     assert not np.allclose(four.returns[0], four.returns[1])
 
@@ -329,7 +323,12 @@ def test_a_configuration_that_cannot_be_is_refused(changes, sentence):
 
 @pytest.mark.parametrize(
     ("name", "in_turn"),
-    [("Breakout-MinAtar", True), ("CartPole-v1", False), ("gridworld/dense", False), ("brax/ant", False)],
+    [
+        ("Breakout-MinAtar", True),
+        ("CartPole-v1", False),
+        ("gridworld/dense", False),
+        *([("brax/ant", False)] if LONG else []),  # small as CartPole's, and ten seconds in the making
+    ],
 )
 def test_agents_take_turns_where_one_fills_a_core(name, in_turn):
     agent, _, _ = make_life(name, usual_setup(name).agent, 100_000)

@@ -202,6 +202,5 @@ def _starts(env, params):
     """Observations after 20 auto-resets, one per step."""
     params = params.replace(max_steps_in_episode=np.int32(1))
     _, state = env.reset(jax.random.key(0), params)
-    step = jax.vmap(env.step, in_axes=(0, None, None, None))
-    obs, *_ = step(jax.random.split(jax.random.key(1), 20), state, jnp.zeros(1), params)
-    return np.asarray(obs)
+    # One by one, since a step is compiled already.
+    return np.stack([env.step(jax.random.key(i), state, jnp.zeros(1), params)[0] for i in range(1, 21)])

@@ -85,8 +85,8 @@ def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
     ("line", "sentence"),
     [
         (
-            "lpg_small --envs brax/ant --total-steps 2560",
-            "brax/ant@spring are continuous: choose an environment with discrete",
+            "lpg_small --envs Pendulum-v1 --total-steps 2560",
+            "Pendulum-v1 are continuous: choose an environment with discrete",
         ),
         ("lpg_small --envs CartPole-v1", "total_steps must be given for CartPole-v1"),
         (
@@ -321,11 +321,19 @@ def process(*command, **options):
 DISCOVER = Path(sys.executable).with_name("discover")
 
 
-def test_a_mistake_in_a_process_of_its_own():
-    done = process(DISCOVER, "train", "--num-seeds", "many")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert_one_sentence(done.stderr)
+MISTAKE = ("train", "--num-seeds", "many")
+
+
+@pytest.fixture(scope="module")
+def mistaken():
+    """A mistake in a process of its own."""
+    return process(sys.executable, "-m", "discover", *MISTAKE)
+
+
+def test_a_mistake_in_a_process_of_its_own(mistaken):
+    assert mistaken.returncode == 2
+    assert mistaken.stdout == ""
+    assert_one_sentence(mistaken.stderr)
 
 
 def test_envs_of_the_users_own_are_noticed(here):
@@ -345,11 +353,11 @@ def test_a_reader_that_leaves_is_no_mistake():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_discover_and_its_module_and_main_are_the_same(capsys):
+def test_discover_and_its_module_and_main_are_the_same(mistaken, capsys):
     assert cli.main(["list"]) == 0
-    listed = capsys.readouterr().out
-    assert process(DISCOVER, "list").stdout == listed
-    assert process(sys.executable, "-m", "discover", "list").stdout == listed
+    assert process(DISCOVER, "list").stdout == capsys.readouterr().out
+    assert cli.main([*MISTAKE]) == mistaken.returncode
+    assert mistaken.stderr == capsys.readouterr().err
 
 
 def test_list_shows_what_there_is(capsys):
@@ -403,14 +411,15 @@ def test_train_on_a_full_disk(here, capsys, monkeypatch):
     assert_one_sentence(capsys.readouterr().err)
 
 
-def test_evaluate_writes_and_prints_its_comparison(here, a_run, capsys):
-    assert cli.main(["evaluate", "dpo", "ppo", "--envs", "probe/action", *SMALL]) == 0
+def test_evaluate_writes_and_prints_its_comparison(here, capsys):
+    lo.save(lo.DPO(alpha=1.0), "mine.safetensors")  # of one kind with dpo, and so of one program
+    assert cli.main(["evaluate", "dpo", "mine.safetensors", "--envs", "probe/action", *SMALL]) == 0
     result = json.loads((here / "out" / "evaluation.json").read_text())
-    assert [cell["objective"] for cell in result["cells"]] == ["dpo", "ppo"]
+    assert [cell["objective"] for cell in result["cells"]] == ["dpo", "mine.safetensors"]
     assert np.shape(result["cells"][1]["returns"]) == (2, 2)
     assert is_png(here / "out" / "probe_action.png")
     heading, row = capsys.readouterr().out.splitlines()[-3:-1]
-    assert heading.split() == ["environment", "dpo", "ppo"]
+    assert heading.split() == ["environment", "dpo", "mine.safetensors"]
     assert row.startswith("probe/action  ")
 
 

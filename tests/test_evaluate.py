@@ -161,22 +161,24 @@ def test_what_is_no_evaluation_is_refused_and_kept(first, tmp_path, counted, edi
     assert not counted
 
 
-def test_where_no_episode_ended_the_comparison_is_told_all_the_same(tmp_path, strict_figures):
-    """Acrobot's first episodes outlast these lives; a return that nobody has is neither a crash nor a number."""
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """(directory, comparison) of an evaluation in which no episode ended: Acrobot's first ones outlast these lives."""
+    out = tmp_path_factory.mktemp("endless")
+    objectives = {"ppo": "ppo", "wide": lo.Mirror(lo.Clip(0.4))}  # of one kind, and so of one program
     sizes = {"num_seeds": 2, "num_evals": 2, "total_steps": (512, 1024)}
-    comparison = evaluate(["ppo", "dpo"], ["Acrobot-v1"], out=tmp_path, **sizes)
+    with np.errstate(all="raise"):  # what a figure warns of is an error
+        return out, evaluate(objectives, ["Acrobot-v1"], out=out, **sizes)
+
+
+def test_where_no_episode_ended_the_comparison_is_told_all_the_same(endless):
+    """A return that nobody has is neither a crash nor a number."""
+    out, comparison = endless
     assert "-inf" in comparison.table()
-    report = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    report = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert report["statistics"]["iqm"][0]["iqm"] == [None, None, None]
-    assert (tmp_path / "budgets.png").exists()
-    assert (tmp_path / "scores.png").exists()
-
-
-@pytest.fixture
-def strict_figures():
-    """What a figure warns of is an error."""
-    with np.errstate(all="raise"):
-        yield
+    assert (out / "budgets.png").exists()
+    assert (out / "scores.png").exists()
 
 
 def test_figures_that_cannot_be_written_cost_no_results(tmp_path, monkeypatch):
@@ -191,11 +193,10 @@ def test_figures_that_cannot_be_written_cost_no_results(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "evaluation.json").read_text())["statistics"]
 
 
-def test_the_results_name_the_references_of_their_scores(tmp_path):
-    evaluate(["ppo"], ["CartPole-v1"], out=tmp_path, **SMALL)
-    statistics = json.loads((tmp_path / "evaluation.json").read_text())["statistics"]
-    assert statistics["references"]["CartPole-v1"] == references.of("CartPole-v1")
-    assert statistics["references"]["CartPole-v1"]["measured"]["commit"]
+def test_the_results_name_the_references_of_their_scores(endless):
+    statistics = json.loads((endless[0] / "evaluation.json").read_text())["statistics"]
+    assert statistics["references"]["Acrobot-v1"] == references.of("Acrobot-v1")
+    assert statistics["references"]["Acrobot-v1"]["measured"]["commit"]
 
 
 def test_where_ppo_is_no_better_than_chance_there_is_no_score(monkeypatch):

@@ -15,6 +15,8 @@ from envs.gridworld import GridWorld, make_level
 from learned_objectives.recurrent import gru, lstm
 
 PROGRESS = lo.Progress(jnp.float32(300.0), jnp.float32(1000.0))
+# Compiling is nearly all the cost of these tests, and this halves it.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(params=["lstm", "gru"])
@@ -97,7 +99,7 @@ def net(cell):
 def test_a_recurrent_net_is_the_loop_over_its_steps(cell):
     (net_, in_numpy), arguments = net(cell)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(jax.jit(net_)(*arguments), in_numpy(*arguments), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(jit(net_)(*arguments), in_numpy(*arguments), rtol=1e-12, atol=1e-14)
 
 
 def test_the_gradients_of_a_recurrent_net_are_those_of_its_differences(cell):
@@ -105,7 +107,7 @@ def test_the_gradients_of_a_recurrent_net_are_those_of_its_differences(cell):
     weight = np.random.default_rng(2).normal(size=in_numpy(*arguments).shape)
     numbers = [i for i in range(len(arguments)) if i != 1]  # not the ends
     with jax.enable_x64(True):
-        gradients = jax.jit(jax.grad(lambda *a: (net_(*a) * weight).sum(), argnums=numbers))(*arguments)
+        gradients = jit(jax.grad(lambda *a: (net_(*a) * weight).sum(), argnums=numbers))(*arguments)
     for i, gradient in zip(numbers, gradients, strict=True):
         expected = np.zeros_like(arguments[i])
         for index in np.ndindex(expected.shape):
@@ -126,7 +128,7 @@ def seen_from(targets, rollout, objective):
         made = objective.targets(rollout._replace(reward=reward), PROGRESS)
         return getattr(made, targets)
 
-    derivative = np.asarray(jax.jit(jax.jacrev(of))(rollout.reward))
+    derivative = np.asarray(jit(jax.jacrev(of))(rollout.reward))
     return (derivative != 0).any(2) if targets == "prediction" else derivative != 0
 
 
@@ -147,7 +149,7 @@ def test_what_comes_after_a_termination_does_not_matter(cell):
         targets = objective.targets(rollout._replace(next_critic=next_critic), PROGRESS)
         return targets.policy.sum() + targets.prediction[..., 0].sum()
 
-    matters = (np.asarray(jax.jit(jax.grad(total))(rollout.next_critic)) != 0).any(-1)
+    matters = (np.asarray(jit(jax.grad(total))(rollout.next_critic)) != 0).any(-1)
     np.testing.assert_array_equal(matters, ~np.asarray(rollout.terminated))
 
 
@@ -226,11 +228,11 @@ def test_one_update_of_a_tabular_agent_is_the_papers():
     )  # fmt: skip
     agent, objective = Agent(env, config, critic_width=3), lpg(prediction_coef=0.7)
     task = agent.task(env.default_params, 24 * 10)
-    state = agent.init(task, jax.random.key(0))
+    state = jit(agent.init)(task, jax.random.key(0))
     state = state.replace(
         params=jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.params)
     )
-    after, rollout, _ = jax.jit(agent.step)(objective, task, state)
+    after, rollout, _ = jit(agent.step)(objective, task, state)
     targets = objective.targets(rollout, agent.progress(task, state))
     logits, y = (np.float64(jax.tree.leaves(state.params[name])[0]) for name in ("actor", "critic"))
     by_log_prob, by_logits = loss_gradients(
@@ -295,7 +297,7 @@ def test_time_is_seen_by_the_time_aware_alone(cell, time_aware):
         targets = objective.targets(rollout, progress)
         return targets.policy.sum() + targets.prediction[..., 0].sum()
 
-    gradient = jax.jit(jax.grad(total))(PROGRESS)
+    gradient = jit(jax.grad(total))(PROGRESS)
     assert (gradient.step != 0, gradient.lifetime != 0) == (time_aware, time_aware)
 
 
@@ -303,7 +305,7 @@ def test_time_does_not_drown_what_else_an_unsearched_net_is_shown(cell):
     """log N is about ten times any other input: the gates must not be shut by it before a search has begun."""
     rollout, progress = made_up(), lo.Progress(jnp.float32(0.0), jnp.float32(320_000.0))
 
-    @jax.jit
+    @jit
     def by_reward(objective):
         def total(reward):
             return objective.targets(rollout._replace(reward=reward), progress).policy.sum()
@@ -374,8 +376,8 @@ def test_a_population_of_lpgs_is_the_loop_over_them(cell):
             objective
         )
 
-    together = jax.jit(jax.vmap(of))(population)
-    apart = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(jax.jit(of), members))
+    together = jit(jax.vmap(of))(population)
+    apart = jax.tree.map(lambda *leaves: np.stack(leaves), *map(jit(of), members))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together, apart)
     assert (together[0].policy[0] != together[0].policy[1]).any()
 

@@ -1,5 +1,8 @@
 """Lives that roll on from one generation to the next: who is born when, what perturbs them, and that a run resumes."""
 
+import copy
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import discover
 from discover import AgentConfig, EvolutionConfig, Recipe
 from discover.rolling_search import RollingSearch
-from discover.run import last_state
+from discover.run import SEARCHES, last_state
 
 EVOLUTION = EvolutionConfig(population=8, window=2, shaping="pairwise", sigma=0.1, chunk=2)
 ROLLING = Recipe(
@@ -23,14 +26,35 @@ ROLLING = Recipe(
 )
 
 
+PROGRAMS = (
+    *("_lengths", "_held_out_lengths", "_evaluations", "_keep_best", "_tell"),
+    *("_births", "_windows", "_renewed", "_perturbed"),
+)
+
+
 @pytest.fixture(scope="module")
 def search():
-    return RollingSearch(ROLLING)
+    """Its programs are compiled once for all tests, as how long a run is does not enter them."""
+    search = RollingSearch(ROLLING)
+    for name in PROGRAMS:
+        getattr(search, name)
+    return search
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return discover.meta_train(ROLLING, tmp_path_factory.mktemp("whole"), quiet=True)
+def meta_train(search):
+    def sharing_programs(recipe):
+        shared = copy.copy(search)
+        shared.recipe = recipe
+        return shared
+
+    with mock.patch.dict(SEARCHES, rolling=sharing_programs):
+        yield lambda recipe, out: discover.meta_train(recipe, out, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def whole(meta_train, tmp_path_factory):
+    return meta_train(ROLLING, tmp_path_factory.mktemp("whole"))
 
 
 def test_pairs_begin_their_lives_one_after_another(search):
@@ -79,9 +103,9 @@ def test_lives_go_on_and_begin_anew(whole):
     assert int(state.updates) == 6 * 8 * 2 + 3 * 2 * 8  # windows, and three evaluations of two whole lives
 
 
-def test_stopped_and_resumed_it_comes_to_the_same(whole, tmp_path):
-    discover.meta_train(discover.recipes.replace(ROLLING, generations=3), tmp_path, quiet=True)
-    again = discover.meta_train(ROLLING, tmp_path, quiet=True)
+def test_stopped_and_resumed_it_comes_to_the_same(meta_train, whole, tmp_path):
+    meta_train(discover.recipes.replace(ROLLING, generations=3), tmp_path)
+    again = meta_train(ROLLING, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.objective, whole.objective)
     kept = ("generation", "fitness", "mean_norm", "env_steps")
     rows = [[{name: row.get(name) for name in kept} for row in result.rows] for result in (again, whole)]
