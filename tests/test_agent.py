@@ -137,7 +137,7 @@ def test_nothing_follows_a_termination(small, monkeypatch):
     task = task.replace(env_params=task.env_params.replace(max_steps_in_episode=np.int32(12)))
     state = agent.init(task, jax.random.key(0))
     _, r = ro.rollout(
-        agent.env, task.env_params, agent.networks, state.params, state.env, KEYS,
+        agent.env, task.env_params, agent.networks, state.params, state.env, jax.random.split(jax.random.key(7), 3),
         num_steps=32, num_starts=32, discount=0.99,
     )  # fmt: skip
     assert r.terminated.any()

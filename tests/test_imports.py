@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parents[1]
+import learned_objectives
+
+ROOT = Path(learned_objectives.__file__).parents[1]  # the checkout, or where the wheel was installed
 
 SCRIPT = """
 import json, sys
@@ -22,7 +24,7 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 @pytest.fixture(scope="module")
 def imported():
     """Top-level packages: those of jax, flax, numpy and safetensors, and those we add to them."""
-    run = subprocess.run([sys.executable, "-c", SCRIPT], cwd=REPO, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
     return [{name.split(".")[0] for name in names} for names in json.loads(run.stdout)]
 
 
@@ -39,7 +41,7 @@ def test_a_user_of_one_objective_pulls_in_no_environment_and_no_strategy(importe
 
 
 def sources(package):
-    files = sorted((REPO / package).rglob("*.py"))
+    files = sorted((ROOT / package).rglob("*.py"))
     assert files
     return files
 
@@ -50,7 +52,7 @@ def imports(file):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            relative = file.relative_to(REPO).parts[0]
+            relative = file.relative_to(ROOT).parts[0]
             yield relative if node.level else node.module.split(".")[0]
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
@@ -72,7 +74,7 @@ def test_the_leaves_know_neither_each_other_nor_discover(package, forbidden):
 
 @pytest.mark.parametrize("package", ["learned_objectives", "envs", "discover"])
 def test_brax_is_behind_one_door(package):
-    importers = {str(f.relative_to(REPO)) for f in sources(package) if "brax" in {*imports(f)}}
+    importers = {str(f.relative_to(ROOT)) for f in sources(package) if "brax" in {*imports(f)}}
     assert importers == ({"envs/brax.py"} if package == "envs" else set())
 
 

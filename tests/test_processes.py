@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_is_refused(line, sentence):
 def join_alone(port, process_id):
     """`join` by itself, since importing discover starts JAX; with two seconds of patience in place of fifty."""
     script = (
-        "import importlib.util as u; spec = u.spec_from_file_location('p', 'discover/processes.py'); "
+        f"import importlib.util as u; spec = u.spec_from_file_location('p', {processes.__file__!r}); "
         "p = u.module_from_spec(spec); spec.loader.exec_module(p); p.PATIENCE = 2; "
         f"p.join(p.Place('127.0.0.1:{port}', 2, {process_id}))"
     )
