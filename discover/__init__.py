@@ -13,7 +13,6 @@ from pathlib import Path
 from discover import parallel, processes
 
 parallel.use_every_core()
-parallel.fuse_outputs()
 
 
 def _refuse_shadow() -> None:

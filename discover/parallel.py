@@ -41,30 +41,6 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-def fuse_outputs() -> None:
-    """Let XLA's CPU compiler make several results in one kernel, unless JAX has started or the user has options of that sort.
-
-    A step of a small environment is some thirty kernels of a few numbers each, whose start is most of their cost (measured, two
-    cores: CartPole's rollouts 1.3 times quicker, compilation by a fifth). The compiler of jax 0.10 has it as an extra option,
-    which only XLA_FLAGS can name; one that does not know it takes no notice. Fused arithmetic may round otherwise, so a
-    run's log names these flags.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags and not _has_started():
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true".strip()
-
-
-def _has_started() -> bool:
-    """Whether JAX has devices already, and so has read XLA_FLAGS: then it lets nobody change how many those are."""
-    number = jax.config.jax_num_cpu_devices
-    try:
-        jax.config.update("jax_num_cpu_devices", 1 if number != 1 else 2)
-    except RuntimeError:
-        return True
-    jax.config.update("jax_num_cpu_devices", number)
-    return False
-
-
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
     """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of

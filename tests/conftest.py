@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-# As `import discover` has it, which comes too late here, where JAX starts below: bits must be those of other processes.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true")
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,7 +11,7 @@ import learned_objectives as lo
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-if "xla_force_host_platform_device_count" not in os.environ["XLA_FLAGS"]:
+if "XLA_FLAGS" not in os.environ:
     jax.config.update("jax_num_cpu_devices", 4)
 
 # The files that take longest, first: whoever began one of them last would be left with it alone. Those that wait for processes
