@@ -194,8 +194,8 @@ def brax(row: Row, seed: int) -> Timing:
 
 
 def bare(row: Row, seed: int) -> Timing:
-    """The environment alone under random actions, stepped as our rollouts step it and dealt out to the devices that ours has:
-    what no agent can be quicker than. Its steps are those of one agent."""
+    """The environment alone under random actions, stepped as our rollouts step it and dealt out to all devices: what no agent
+    can be quicker than. Its steps are those of one agent."""
     import jax
     import jax.numpy as jnp
 
@@ -205,7 +205,8 @@ def bare(row: Row, seed: int) -> Timing:
 
     discover.parallel.use_every_core()
     env, params = envs.make(row.env)
-    share = row.num_envs // jax.device_count()
+    devices = max(d for d in range(1, jax.device_count() + 1) if row.num_envs % d == 0)
+    share = row.num_envs // devices
 
     def live(num_rollouts, key):
         reset_key, start_key, act_key = jax.random.split(key, 3)
@@ -234,7 +235,7 @@ def bare(row: Row, seed: int) -> Timing:
         return jax.lax.fori_loop(0, num_rollouts, rollout, (state, jnp.float32(0)))[1]
 
     program = spread(live, chunk=1)
-    keys = jax.random.split(jax.random.key(seed), jax.device_count())
+    keys = jax.random.split(jax.random.key(seed), devices)
     first_s = stopwatch(lambda: program(jnp.int32(1), keys))
     compilations = Compilations()
     run_s = stopwatch(lambda: program(jnp.int32(row.total_steps // row.steps_per_update), keys))

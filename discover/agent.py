@@ -132,7 +132,8 @@ def stretches(num_updates: int | jax.Array, num_evals: int) -> np.ndarray | jax.
 
 
 def _norm(tree: PyTree) -> jax.Array:
-    """f32[]: the global norm, differentiable at zero. Summed along rows first, which XLA's CPU backend can vectorise."""
+    """f32[]: the global norm, differentiable at zero. Summed along rows first, where there are any, which XLA's CPU backend can
+    vectorise."""
     squares = [(x * x).sum(0).sum() for x in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares) + 1e-30)
 

@@ -59,6 +59,7 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
     On CPUs XLA would have x^T g done by Eigen, which repacks x at a cost as large as the product's own; laid out anew, it goes to
     the same quick kernel as all others (measured, 1,024 x 400 x 64: 0.52 to 0.46 ms, and 0.14 to 0.08 for 64 x 64).
+    In reverse mode alone, any number of times over: `jax.jvp` does not go through it.
     """
     return x @ matrix
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import platform
 import warnings
@@ -109,6 +110,11 @@ def free(tree: PyTree) -> PyTree:
     return dress(jax.device_put(jax.tree.map(fetch, bare(tree))), tree)
 
 
+def _mesh(devices: list[Any], team: int = 1) -> Mesh:
+    """One for all programs: what one leaves on its devices is where the next expects it."""
+    return Mesh(np.array(devices).reshape(-1, team), ("lives", AXIS))
+
+
 def spread(
     fn: Callable[[PyTree, PyTree], PyTree],
     *,
@@ -144,7 +150,7 @@ def spread(
         used = available[: chunks * team]
         if processes.several() and devices is None:
             used = _even_devices(chunks) or available
-        mesh = Mesh(np.array(used).reshape(-1, team), ("lives", AXIS))
+        mesh = _mesh(used, team)
         along = PartitionSpec("lives")
         sharded = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), along), out_specs=along, check_vma=False)
         unit = mesh.shape["lives"] * (chunk or 1)
@@ -158,11 +164,13 @@ def spread(
 
 
 def own(x: PyTree, shards: int, axis: int = 0) -> PyTree:
-    """This device's part of what all devices of a life have."""
+    """This device's part of what all devices of a life have. Raises ValueError where there is no equal part for each."""
     if shards == 1:
         return x
 
     def part(leaf):
+        if leaf.shape[axis] % shards:
+            raise ValueError(f"{leaf.shape[axis]} rows cannot be shared evenly by {shards} devices.")
         size = leaf.shape[axis] // shards
         return jax.lax.dynamic_slice_in_dim(leaf, jax.lax.axis_index(AXIS) * size, size, axis)
 
@@ -184,11 +192,13 @@ def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
             small.setdefault(leaf.dtype, []).append(i)
     for members in small.values():
         fronted = [jnp.moveaxis(leaves[i], axis, 0) for i in members]
-        rows = jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in fronted], axis=1)
+        widths = [math.prod(leaf.shape[1:]) for leaf in fronted]
+        rows = [leaf.reshape(len(leaf), width) for leaf, width in zip(fronted, widths, strict=True)]
+        rows = jnp.concatenate(rows, axis=1)
         rows = jax.lax.all_gather(rows, AXIS, axis=0, tiled=True)
-        parts = jnp.split(rows, np.cumsum([leaf[0].size for leaf in fronted])[:-1], axis=1)
+        parts = jnp.split(rows, np.cumsum(widths)[:-1], axis=1)
         for i, leaf, part in zip(members, fronted, parts, strict=True):
-            whole[i] = jnp.moveaxis(part.reshape(-1, *leaf.shape[1:]), 0, axis)
+            whole[i] = jnp.moveaxis(part.reshape(len(rows), *leaf.shape[1:]), 0, axis)
     return jax.tree.unflatten(treedef, [whole[i] for i in range(len(leaves))])
 
 
@@ -223,7 +233,7 @@ def spread_some(
         _, outs = jax.lax.while_loop(lambda carry: carry[0] < count, take, (jnp.int32(0), outs))
         return outs.reshape((*groups, *outs.shape[1:]))
 
-    mesh, along, alike = Mesh(np.array(devices), ("lives",)), PartitionSpec("lives"), PartitionSpec()
+    mesh, along, alike = _mesh(devices), PartitionSpec("lives"), PartitionSpec()
     specs = (alike, along, along, along)
     return jax.jit(
         jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=along, check_vma=False),
@@ -233,7 +243,7 @@ def spread_some(
 
 def place(tree: PyTree, devices: list[Any]) -> PyTree:
     """Leaves [n, ...] dealt out evenly, as a program made by `spread` leaves them."""
-    sharding = NamedSharding(Mesh(np.array(devices), ("lives",)), PartitionSpec("lives"))
+    sharding = NamedSharding(_mesh(devices), PartitionSpec("lives"))
 
     def dealt(x):
         return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])

@@ -160,10 +160,12 @@ def rollout(
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
         rollouts."""
-        shape = jax.eval_shape(networks.critic, params, obs).shape
-        return jax.lax.cond(
-            cut.any(), lambda: networks.critic(params, see(carry, obs)) * cut[..., None], lambda: jnp.zeros(shape)
-        )
+        like = jax.eval_shape(networks.critic, params, obs)
+
+        def values():
+            return jnp.where(cut[..., None], networks.critic(params, see(carry, obs)), 0.0)
+
+        return jax.lax.cond(cut.any(), values, lambda: jnp.zeros(like.shape, like.dtype))
 
     def step(c, step_input):
         t, keys, noise = step_input

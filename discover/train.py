@@ -58,7 +58,8 @@ def train(
       seed: agent number i of a seed has the same key whatever `num_seeds`; rounding may still part their ways.
       num_evals: points of the learning curve.
       chunk: seeds trained side by side on a device. With a number, less memory, and the same result on any number of devices.
-        None: all of its share, or one after another on a CPU whose cache a single agent's minibatch fills.
+        None: all of its share, or one after another on a CPU whose cache a single agent's minibatch fills; and a seed whose
+        minibatches are large, or whose environment is dear to step, has all cores that others leave it.
       agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its own knobs unless `loss` is given.
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
@@ -120,12 +121,15 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
             rate = steps * num_seeds / (time.monotonic() - began)
             progress(f"{steps:>12,} env steps  return {np.mean(at):9.2f}  {rate / 1e3:,.0f}k env steps/s")
     env_steps = stops[1:].astype(np.int64) * agent.config.steps_per_update
-    return TrainResult(np.stack(returns, axis=1), env_steps, agent, task if each is None else each, state)
+    alone = replace(agent, shards=1)  # what is done with it from here on is done on one device
+    return TrainResult(np.stack(returns, axis=1), env_steps, alone, task if each is None else each, state)
 
 
 def _usual_shards(agent: Agent, num_seeds: int) -> int:
     """Devices that a life has to itself where there are more of them than seeds, and its work is worth their meeting: large
-    minibatches, or physics to step."""
+    minibatches, or physics to step. Measured on cores alone, and so done on cores alone."""
+    if jax.default_backend() != "cpu":
+        return 1
     c = agent.config
     spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
     if not (agent.minibatch_bytes > CACHE or getattr(agent.env, "dear_resets", False)):

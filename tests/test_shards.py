@@ -48,6 +48,7 @@ def test_a_shared_life_is_the_life_of_one_device(name):
 
 def test_devices_gather_what_each_owns():
     x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
+    x["empty"] = jnp.zeros((1, 12, 0))  # as Brax's mjx has
     x["large"] = jnp.arange(12.0 * parallel.LARGE).reshape(1, 12, -1)
 
     def both(x):
@@ -75,10 +76,28 @@ def test_only_a_life_that_is_worth_it_is_shared():
     assert shards("brax/inverted_pendulum", 1) == 4
 
 
-def test_train_shares_a_life_unless_told_how():
+def test_train_shares_a_life_unless_told_how(monkeypatch):
+    teams, spread = [], parallel.spread
+    monkeypatch.setattr(
+        parallel, "spread", lambda *args, **kwargs: teams.append(kwargs["team"]) or spread(*args, **kwargs)
+    )
     kwargs = {"env": "Breakout-MinAtar", "total_steps": 2 * 8192, "num_seeds": 1, "num_evals": 1}
     kwargs["agent"] = dataclasses.replace(discover.usual_setup("Breakout-MinAtar").agent, num_epochs=1, hidden=(8,))
     shared = discover.train("ppo", **kwargs)
     alone = discover.train("ppo", chunk=1, **kwargs)
-    assert (shared.agent.shards, alone.agent.shards) == (4, 1)
+    assert teams == [4, 4, 1, 1]  # birth and life
     np.testing.assert_allclose(shared.returns, alone.returns, rtol=1e-2)
+    assert shared.agent == alone.agent  # to go on with, on one device
+
+
+def test_rows_that_cannot_be_shared_are_refused():
+    with pytest.raises(ValueError, match="5 rows cannot be shared evenly by 2 devices"):
+        parallel.own(jnp.zeros(5), 2)
+
+
+def test_what_is_placed_compiles_nothing_again():
+    program = parallel.spread(lambda shared, x: x + shared, chunk=1)
+    devices = parallel.devices_for(4)
+    x = parallel.place(jnp.arange(4.0), devices)
+    program(jnp.float32(1), program(jnp.float32(1), x))
+    assert program._cache_size() == 1
