@@ -51,7 +51,7 @@ CARTPOLE = Row(
     entropy_coef=0.01,
     value_clip=0.2,  # rejax always clips
     normalise=False,
-    peers=("rejax", "bare"),
+    peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=157_000,
 )
 
@@ -68,7 +68,7 @@ BREAKOUT = Row(
     entropy_coef=0.01,
     value_clip=0.2,
     normalise=False,
-    peers=("rejax", "bare"),
+    peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=82_000,
 )
 

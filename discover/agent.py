@@ -197,16 +197,17 @@ class Agent:
         )
 
     @property
-    def minibatch_bytes(self) -> int:
-        """Of its observations."""
+    def fills_cache(self) -> bool:
+        """Whether the observations of one minibatch are more than a core's own cache holds."""
         shape = self.env.observation_space(self.env.default_params).shape
-        return 4 * (self.config.steps_per_update // self.config.num_minibatches) * math.prod(shape)
+        rows = self.config.steps_per_update // self.config.num_minibatches
+        return 4 * rows * math.prod(shape) > CACHE
 
     def vmap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """`jax.vmap` for functions that train: lives side by side, or one after another on a CPU where a minibatch of
         observations is more than a core's cache holds, as of MinAtar's frames: four side by side are a quarter slower
         (measured: 38k against 51k environment steps a second on a core)."""
-        if jax.default_backend() == "cpu" and self.minibatch_bytes > CACHE:
+        if jax.default_backend() == "cpu" and self.fills_cache:
             return lambda *items: jax.lax.map(lambda item: fn(*item), items)
         return jax.vmap(fn)
 
@@ -299,18 +300,19 @@ class Agent:
 
         def gradient_step(carry, index):
             params, opt_state = carry
-            index = jnp.arange(size) if index is None else index
-            own = parallel.own(index, self.shards)
-            batch = jax.tree.map(lambda x: x[index], flat)
-            seen, taken = jax.tree.map(lambda x: x[own], (flat[0].obs, flat[0].action))
-            outputs, backward = jax.vjp(lambda p: self._outputs(unpack(p), seen, taken), params)
+            if index is None:
+                batch, mine = flat, parallel.own((flat[0].obs, flat[0].action), self.shards)
+            else:
+                batch, own = jax.tree.map(lambda x: x[index], flat), parallel.own(index, self.shards)
+                mine = jax.tree.map(lambda x: x[own], (flat[0].obs, flat[0].action))
+            outputs, backward = jax.vjp(lambda p: self._outputs(unpack(p), *mine), params)
 
             def loss(outputs):
                 return objective.loss(outputs, *batch, progress)
 
             # An objective sees whole minibatches, whoever ran the networks on their rows.
             slopes, metrics = jax.grad(loss, has_aux=True)(parallel.gathered(outputs, self.shards))
-            (grads,) = backward(jax.tree.map(lambda x: parallel.own(x, self.shards), slopes))
+            (grads,) = backward(parallel.own(slopes, self.shards))
             grads = parallel.summed(grads, self.shards)
             # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
             # keeps the result the same whatever the number of devices.

@@ -1,9 +1,8 @@
-"""Actor and critic by observation rank, and the two heads a policy can have."""
+"""Actor and critic by observation rank, with the head that an action space asks for."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
+
+from discover.distributions import Categorical, Gaussian
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -109,74 +110,6 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.Dense(self.width, kernel_init=gain(1.0), dot_general=_dot_general)(self.torso(x))
-
-
-class Categorical(NamedTuple):
-    """A policy over `A` actions. One action is i32[]."""
-
-    logits: jax.Array  # f32[..., A], not normalised: to act, nothing else is needed
-
-    @property
-    def log_probs(self) -> jax.Array:
-        """f32[..., A]."""
-        return jax.nn.log_softmax(self.logits)
-
-    @staticmethod
-    def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
-        """What `sample` needs, f32[*shape, A], drawn for a whole rollout at once."""
-        return jax.random.gumbel(key, (*shape, size))
-
-    def sample(self, noise: jax.Array) -> jax.Array:
-        return jnp.argmax(self.logits + noise, axis=-1)
-
-    def mode(self) -> jax.Array:
-        return jnp.argmax(self.logits, axis=-1)
-
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        # A one-hot sum, not a gather: its gradient is a product too, where a gather's is a slow scatter.
-        log_probs = self.log_probs
-        chosen = jax.nn.one_hot(action, log_probs.shape[-1], dtype=log_probs.dtype)
-        return (log_probs * chosen).sum(-1)
-
-    def entropy(self) -> jax.Array:
-        log_probs = self.log_probs
-        return -(jnp.exp(log_probs) * log_probs).sum(-1)
-
-    def kl(self, other: Categorical) -> jax.Array:
-        """KL(self || other): f32[...]."""
-        log_probs = self.log_probs
-        return (jnp.exp(log_probs) * (log_probs - other.log_probs)).sum(-1)
-
-
-class Gaussian(NamedTuple):
-    """A policy over R^A with independent coordinates. One action is f32[A], before any clipping to the space's bounds."""
-
-    mean: jax.Array  # f32[..., A]
-    log_std: jax.Array  # f32[A]
-
-    @staticmethod
-    def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
-        return jax.random.normal(key, (*shape, size))
-
-    def sample(self, noise: jax.Array) -> jax.Array:
-        return self.mean + jnp.exp(self.log_std) * noise
-
-    def mode(self) -> jax.Array:
-        return self.mean
-
-    def log_prob(self, action: jax.Array) -> jax.Array:
-        z = (action - self.mean) * jnp.exp(-self.log_std)
-        return (-0.5 * z**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self) -> jax.Array:
-        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
-        return jnp.broadcast_to(entropy, self.mean.shape[:-1])
-
-    def kl(self, other: Gaussian) -> jax.Array:
-        """KL(self || other): f32[...]."""
-        gap = (self.mean - other.mean) * jnp.exp(-other.log_std)
-        shrink = jnp.exp(2 * (self.log_std - other.log_std))
-        return (other.log_std - self.log_std + 0.5 * (shrink + gap**2 - 1.0)).sum(-1)
 
 
 class CategoricalActor(nn.Module):

@@ -19,7 +19,7 @@ import numpy as np
 import envs
 import learned_objectives as lo
 from discover import parallel
-from discover.agent import CACHE, Agent, AgentConfig, AgentState, Task, diverged, stretches
+from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
 from discover.curriculum import TASK
 from discover.setups import LossConfig, usual_setup
 
@@ -132,7 +132,7 @@ def _usual_shards(agent: Agent, num_seeds: int) -> int:
         return 1
     c = agent.config
     spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
-    if not (agent.minibatch_bytes > CACHE or getattr(agent.env, "dear_resets", False)):
+    if not (agent.fills_cache or getattr(agent.env, "dear_resets", False)):
         return 1
     rows = c.steps_per_update // c.num_minibatches
     return max(d for d in range(1, max(spare, 1) + 1) if c.num_envs % d == 0 and rows % d == 0)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from discover.networks import Categorical, product
+from discover.distributions import Categorical
+from discover.networks import product
 
 
 def plain(x, matrix):
