@@ -47,10 +47,13 @@ def compiler_options() -> dict[str, Any]:
     """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of
     tiny operations, and can deadlock on batched factorisations; the one that saves memory leaves the fewest of them for two
     threads to argue over (measured, CartPole's rollouts: 8.2, 8.1 and 6.5
-    microseconds a step with it, the default and that)."""
+    microseconds a step with it, the default and that). LLVM's last level of optimisation makes a life no quicker, and a quarter
+    of its compilation."""
     if jax.default_backend() != "cpu":
         return {}
-    sparing = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    sparing: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+        sparing["xla_backend_optimization_level"] = 2
     try:
         jax.jit(lambda: jnp.int32(0), compiler_options=sparing).lower().compile()
     except jax.errors.JaxRuntimeError:  # an older compiler, with two of the three
@@ -186,8 +189,13 @@ def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
     whole: dict[int, jax.Array] = {}
     small: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        if leaf.size * leaf.dtype.itemsize > LARGE or _is_key(leaf):
+        if _is_key(leaf):
             whole[i] = jax.lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
+        elif leaf.size * leaf.dtype.itemsize > LARGE:
+            parts = jnp.moveaxis(
+                jax.lax.all_gather(leaf, AXIS), 0, axis
+            )  # still as they came in memory: see `by_device`
+            whole[i] = parts.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 1 :])
         else:
             small.setdefault(leaf.dtype, []).append(i)
     for members in small.values():
@@ -200,6 +208,20 @@ def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
         for i, leaf, part in zip(members, fronted, parts, strict=True):
             whole[i] = jnp.moveaxis(part.reshape(len(rows), *leaf.shape[1:]), 0, axis)
     return jax.tree.unflatten(treedef, [whole[i] for i in range(len(leaves))])
+
+
+def by_device(x: jax.Array, shards: int) -> jax.Array:
+    """[T, B, ...] as rows [T * B, ...]: each device's environments' one after another, as `gathered` has them in memory, so that
+    what is large need not be laid out anew."""
+    steps, envs = x.shape[:2]
+    parts = x.reshape(steps, shards, envs // shards, *x.shape[2:])
+    return jnp.moveaxis(parts, 1, 0).reshape(steps * envs, *x.shape[2:])
+
+
+def row_by_device(steps: int, envs: int, shards: int) -> np.ndarray:
+    """i32[T * B]: which row of `by_device` holds step t of environment b, at t * B + b."""
+    rows = np.arange(steps * envs, dtype=np.int32).reshape(shards, steps, envs // shards)
+    return rows.swapaxes(0, 1).reshape(-1)
 
 
 def summed(x: PyTree, shards: int) -> PyTree:

@@ -18,6 +18,7 @@ import gymnax
 
 from envs import gridworld, levels, probes
 from envs.check import check
+from envs.freeway import Freeway
 from envs.seaquest import Seaquest
 from envs.uniform import Uniform
 
@@ -50,6 +51,9 @@ GYMNAX = (
     "Pong-misc",
     "FrozenLake-misc",
 )
+
+# gymnax's rules in programs that are cheaper to compile and to step
+OWN = {"Freeway-MinAtar": Freeway, "Seaquest-MinAtar": Seaquest}
 
 BRAX = (
     "brax/ant",
@@ -141,7 +145,7 @@ def _build(name, kwargs):
 
         task, backend = name.removeprefix("brax/").split("@")
         return Brax(task, backend=backend, **kwargs)
-    env = Seaquest(**kwargs) if name == "Seaquest-MinAtar" else gymnax.make(name, **kwargs)[0]
+    env = OWN[name](**kwargs) if name in OWN else gymnax.make(name, **kwargs)[0]
     return Uniform(env, name=name)
 
 

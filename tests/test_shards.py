@@ -46,6 +46,15 @@ def test_a_shared_life_is_the_life_of_one_device(name):
         assert jax.tree.map(jnp.shape, shared) == jax.tree.map(jnp.shape, one)
 
 
+def test_rows_by_device():
+    """Three steps of four environments on two devices, numbered as 10 t + b."""
+    x = 10 * jnp.arange(3)[:, None] + jnp.arange(4)
+    assert parallel.by_device(x, 2).tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
+    assert parallel.by_device(x, 1).tolist() == x.reshape(-1).tolist()
+    places = parallel.row_by_device(3, 4, 2)
+    assert places.tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+
+
 def test_devices_gather_what_each_owns():
     x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
     x["empty"] = jnp.zeros((1, 12, 0))  # as Brax's mjx has
