@@ -154,7 +154,7 @@ def _train(args: Train) -> None:
         agent=args.agent,
         loss=args.loss,
         out=args.out,
-        progress=_say,
+        progress=tell,
     )
     final = result.returns[:, -1]
     print(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
@@ -171,7 +171,7 @@ def _meta_train(args: MetaTrain) -> int:
 
         for line in dry_run(recipe):
             if processes.first():
-                print(line, flush=True)
+                tell(line)
         return 0
     if args.out is None:
         raise ValueError("meta-train needs --out DIRECTORY, the run's own, or --dry-run.")
@@ -180,7 +180,7 @@ def _meta_train(args: MetaTrain) -> int:
     try:
         result = meta_train(recipe, args.out, wandb=args.wandb)
     except processes.LostProcess as error:
-        print(f"discover: {error}", file=sys.stderr)
+        tell(f"discover: {error}", error=True)
         return 1
     if not processes.first():
         return 0 if result.stopped is None else 128 + result.stopped
@@ -214,7 +214,7 @@ def _evaluate(args: Evaluate) -> None:
         num_evals=args.num_evals,
         chunk=args.chunk,
         out=args.out,
-        progress=_say,
+        progress=tell,
     )
     print(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
     print(comparison.table())
@@ -291,18 +291,18 @@ def _status(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         if "DISCOVER_DEBUG" in os.environ:
             raise
-        print(f"discover: {_sentence(error)}", file=sys.stderr)
+        tell(f"discover: {_sentence(error)}", error=True)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(f"discover: out of memory ({_sentence(error)[:120]}): make sizes or the chunk smaller.", file=sys.stderr)
+        tell(f"discover: out of memory ({_sentence(error)[:120]}): make sizes or the chunk smaller.", error=True)
         return 2
     except OverflowError as error:
-        print(f"discover: a number is too large ({_sentence(error)})", file=sys.stderr)
+        tell(f"discover: a number is too large ({_sentence(error)})", error=True)
         return 2
     except KeyboardInterrupt:
-        print("discover: interrupted.", file=sys.stderr)
+        tell("discover: interrupted.", error=True)
         return 128 + signal.SIGINT
 
 
@@ -383,10 +383,6 @@ def _sentence(error: Exception) -> str:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}. Check the path and the space left on the disk."
     return " ".join(str(error).split())
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

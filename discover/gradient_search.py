@@ -111,16 +111,27 @@ class GradientSearch(Search):
 
     @cached_property
     def _apply(self):
+        """Of sums over groups of members [G, ...]: a step along their mean, and what share of the groups it leaves out.
+
+        A member that diverged may take its group's sum with it, for this step; it is replaced before the next.
+        """
+        size = self.recipe.metagrad.chunk
+
         def apply(grads, objective, opt_state):
-            grads = jax.tree.map(lambda g: g.sum(0) / self.recipe.metagrad.members, grads)
+            finite = jnp.stack([jnp.isfinite(g).all(tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)]).all(0)
+            count = jnp.maximum(finite.sum(), 1) * size
+            grads = jax.tree.map(
+                lambda g: jnp.where(finite.reshape(-1, *(1,) * (g.ndim - 1)), g, 0).sum(0) / count, grads
+            )
             norm = optax.tree.norm(grads)
             updates, after = self.optimizer.update(grads, opt_state, objective)
             moved = optax.apply_updates(objective, updates)
-            finite = jnp.isfinite(norm)  # a member that diverged costs this step, and is replaced before the next
+            # A sum over groups may be too large where none of them is.
+            steps = finite.any() & jnp.isfinite(norm)
             objective, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old), (moved, after), (objective, opt_state)
+                lambda new, old: jnp.where(steps, new, old), (moved, after), (objective, opt_state)
             )
-            return objective, opt_state, norm
+            return objective, opt_state, jnp.where(steps, norm, jnp.nan), 1.0 - finite.mean()
 
         return jax.jit(apply)
 
@@ -130,7 +141,7 @@ class GradientSearch(Search):
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
         c, search, index = self.recipe.metagrad, state.search, int(state.generation)
         grads, members, metrics = self._window(search.objective, search.members)
-        objective, opt_state, norm = self._apply(free(grads), search.objective, search.opt_state)
+        objective, opt_state, norm, left_out = self._apply(free(grads), search.objective, search.opt_state)
         search = search.replace(objective=objective, opt_state=opt_state, members=members)
         metrics, ages, stops = free((metrics, members.state.num_updates, members.stop))
         broken = np.asarray(metrics.pop("diverged"))
@@ -141,6 +152,7 @@ class GradientSearch(Search):
         row = {name: number(np.asarray(value).mean()) for name, value in metrics.items()}
         row |= {
             "gradient_norm": number(norm),
+            "left_out": number(left_out),
             "ended": int(ended.sum()),
             "diverged": int(broken.sum()),
         }

@@ -88,12 +88,12 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def tell(line: str) -> None:
+def tell(line: str, *, error: bool = False) -> None:
     """Print it. Where the terminal has been closed nobody reads any more, and what runs goes on, or ends, in silence."""
     try:
-        print(line, flush=True)
-    except OSError as error:
-        if error.errno != errno.EIO:
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError as closed:
+        if closed.errno != errno.EIO:
             raise
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

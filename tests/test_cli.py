@@ -46,6 +46,15 @@ def refused(here, capsys):
     return run
 
 
+def test_a_mistake_is_a_mistake_in_a_closed_terminal_too(here, monkeypatch):
+    terminal, inside = os.openpty()
+    os.close(terminal)  # whoever writes to it now is told EIO
+    with open(inside, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert cli.main(["train", "--total-steps", "3"]) == 2
+
+
 def assert_one_sentence(text):
     assert text.startswith("discover: ")
     assert text.endswith("\n")

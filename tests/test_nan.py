@@ -167,6 +167,30 @@ def test_rolling_lives_leave_the_mean_finite_and_their_share_in_the_log():
     assert {0.5, 1.0} <= set(shares)
 
 
+def test_a_gradient_step_leaves_out_the_groups_that_diverged():
+    """Groups of two members: sums of 4 in each element are means of 2, whoever else there is; none at all is no step."""
+    small = recipes.get("lpg_small")
+    metagrad = dataclasses.replace(small.metagrad, members=4, chunk=2)
+    search = GradientSearch(dataclasses.replace(small, lpg=dataclasses.replace(small.lpg, hidden=2), metagrad=metagrad))
+    objective = jax.tree.map(jnp.asarray, search.template)
+    opt_state, size = search.optimizer.init(objective), sum(x.size for x in jax.tree.leaves(objective))
+
+    def stepped(*groups):
+        grads = jax.tree.map(lambda x: jnp.stack([jnp.full(x.shape, g) for g in groups]), objective)
+        return search._apply(grads, objective, opt_state)
+
+    expected, _, norm, left_out = stepped(4.0, 4.0)
+    assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.0)
+    for ill in (np.nan, np.inf, -np.inf):
+        after, _, norm, left_out = stepped(4.0, ill)
+        jax.tree.map(np.testing.assert_array_equal, after, expected)
+        assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.5)
+        after, kept, norm, left_out = stepped(ill, np.nan)
+        jax.tree.map(np.testing.assert_array_equal, (after, kept), (objective, opt_state))
+        assert np.isnan(norm)
+        assert left_out == 1.0
+
+
 @pytest.mark.skipif(not crash.LONG, reason="compiles for 20 s")
 def test_members_of_a_gradient_search_leave_the_objective_finite():
     small = recipes.get("lpg_small")
