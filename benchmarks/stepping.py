@@ -1,7 +1,7 @@
 """What a step of each MinAtar game costs, gymnax's way and ours, and its part in a life: `python -m benchmarks.stepping`.
 
 Random actions in 64 environments, rollouts of 128 steps, on one core: gymnax's own `step` under `vmap`, which makes a fresh start
-at every step, and the stepping of `discover.rollout`, which draws its starts before the first one. Each is a scan that returns
+at every step, and the stepping of `discover.rollout`, which makes one where an episode ends. Each is a scan that returns
 what a rollout returns of its environments, compiled with the same options, and goes on from the states that it left.
 
 Why it can be believed: the two take turns in one process, so that only their ratio is claimed, with its range over the pairs. An
@@ -52,23 +52,20 @@ def stepping_ours(env, params, actions: int, num_starts: int):
     import jax
     import jax.numpy as jnp
 
-    from discover.rollout import _select, _step_env
+    from discover.rollout import _step_env, restarts
 
     def rollout(key, carry):
         env_key, action_key, start_key = jax.random.split(key, 3)
         keys = jax.random.split(env_key, (STEPS, ENVS))
         chosen = jax.random.randint(action_key, (STEPS, ENVS), 0, actions)
-        starts = jax.vmap(jax.vmap(env.reset_env, in_axes=(0, None)), in_axes=(0, None))(
-            jax.random.split(start_key, (num_starts, ENVS)), params
-        )
+        restart = restarts(env, params, jax.random.split(start_key, (num_starts, ENVS)), at_once=num_starts < STEPS)
 
         def step(carry, xs):
             before, state = carry
             t, keys, action = xs
             each = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
             obs, state, reward, terminated, truncated = each(env, keys, state, action, params)
-            start = jax.tree.map(lambda x: x[t % num_starts], starts)
-            carry = _select(terminated | truncated, start, (obs, state))
+            carry = restart(t, terminated | truncated, (obs, state))
             return carry, (before, reward, terminated, truncated)
 
         return jax.lax.scan(step, carry, (jnp.arange(STEPS), keys, chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -137,9 +138,9 @@ def rollout(
 ) -> tuple[EnvCarry, Rollout]:
     """Act for T steps in B environments, which reset themselves.
 
-    Each environment gets `num_starts` fresh starts, drawn before the first step: all at once, which is far cheaper than one
-    by one in the loop. An episode that ends at step t is followed by start number t mod `num_starts`, so that with as many as
-    steps none is used twice; that index is the same for all environments, which makes it a slice and not a gather.
+    Each environment gets `num_starts` fresh starts. An episode that ends at step t is followed by start number t mod `num_starts`,
+    so that with as many as steps none is used twice; that index is the same for all environments, which makes it a slice and not
+    a gather.
 
     The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
     that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
@@ -150,12 +151,10 @@ def rollout(
     env_key, noise_key, start_key = keys
     keys = own(jax.random.split(env_key, (num_steps, num_envs)), shards, 1)
     noise = own(networks.noise(noise_key, (num_steps, num_envs)), shards, 1)
-    starts = jax.vmap(jax.vmap(env.reset_env, in_axes=(0, None)), in_axes=(0, None))(
-        own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1), env_params
-    )
+    start_keys = own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1)
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
-
     small = carry.obs[0].size <= SMALL
+    restart = restarts(env, env_params, start_keys, at_once=small or num_starts < num_steps)
 
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
@@ -176,8 +175,7 @@ def rollout(
         )
         done = terminated | truncated
         last = last_obs if small else at_limit(last_obs, truncated & ~terminated)
-        start = jax.tree.map(lambda x: x[t % num_starts], starts)
-        obs, state = _select(done, start, (last_obs, state))
+        obs, state = restart(t, done, (last_obs, state))
         out = (c.obs, action, policy, last, reward, terminated, truncated)
         c, discounted = _discount(c.replace(state=state, obs=obs), reward, done, discount)
         return c, (out, discounted)
@@ -200,6 +198,27 @@ def rollout(
     carry = carry.replace(state=state, obs=obs, discounted=running, episodes=episodes)
     reward, carry = _scale_reward(seen.reward, discounted, carry)
     return carry, seen._replace(reward=reward)
+
+
+def restarts(
+    env: Any, env_params: PyTree, keys: jax.Array, *, at_once: bool
+) -> Callable[[jax.Array, jax.Array, PyTree], PyTree]:
+    """What follows step t: (t, done bool[B], (observations, states)) -> the same, with fresh ones where an episode is done.
+
+    `keys` [S, B] of fresh starts, of which step t takes number t mod S. Either all are drawn at once before the first step, far
+    cheaper than one by one where they are small; or each at its step, if any episode ends there. Of large observations a
+    rollout's worth of starts is more than a cache holds, and most are never begun with. The starts are the same.
+    """
+    reset = jax.vmap(env.reset_env, in_axes=(0, None))
+    starts = jax.vmap(reset, in_axes=(0, None))(keys, env_params) if at_once else keys
+
+    def restart(t, done, now):
+        start = jax.tree.map(lambda x: x[t % len(keys)], starts)
+        if at_once:
+            return _select(done, start, now)
+        return jax.lax.cond(done.any(), lambda: _select(done, reset(start, env_params), now), lambda: now)
+
+    return restart
 
 
 def _step_env(env, key, state, action, env_params):
