@@ -138,7 +138,7 @@ def rollout(
 ) -> tuple[EnvCarry, Rollout]:
     """Act for T steps in B environments, which reset themselves.
 
-    Each environment gets `num_starts` fresh starts. An episode that ends at step t is followed by start number t mod `num_starts`,
+    Each environment has `num_starts` fresh starts. An episode that ends at step t is followed by start number t mod `num_starts`,
     so that with as many as steps none is used twice; that index is the same for all environments, which makes it a slice and not
     a gather.
 
@@ -154,7 +154,8 @@ def rollout(
     start_keys = own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1)
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
     small = carry.obs[0].size <= SMALL
-    restart = restarts(env, env_params, start_keys, at_once=small or num_starts < num_steps)
+    at_once = small or num_starts < num_steps or jax.default_backend() != "cpu"
+    restart = restarts(env, env_params, start_keys, at_once=at_once)
 
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
@@ -207,7 +208,7 @@ def restarts(
 
     `keys` [S, B] of fresh starts, of which step t takes number t mod S. Either all are drawn at once before the first step, far
     cheaper than one by one where they are small; or each at its step, if any episode ends there. Of large observations a
-    rollout's worth of starts is more than a cache holds, and most are never begun with. The starts are the same.
+    rollout's worth of starts is more than a core's cache holds, and most are never begun with. The starts are the same.
     """
     reset = jax.vmap(env.reset_env, in_axes=(0, None))
     starts = jax.vmap(reset, in_axes=(0, None))(keys, env_params) if at_once else keys
@@ -216,7 +217,14 @@ def restarts(
         start = jax.tree.map(lambda x: x[t % len(keys)], starts)
         if at_once:
             return _select(done, start, now)
-        return jax.lax.cond(done.any(), lambda: _select(done, reset(start, env_params), now), lambda: now)
+
+        def fresh():
+            return _select(done, reset(start, env_params), now)
+
+        def same():  # an environment's starts may have types of their own
+            return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), now, jax.eval_shape(fresh))
+
+        return jax.lax.cond(done.any(), fresh, same)
 
     return restart
 
