@@ -2,7 +2,8 @@
 
 Weak scaling by counting, not by timing: two cores cannot show 64 devices at work. For 1 to 64 virtual devices, and a population
 that grows with them (two pairs a device), the generation's own program is compiled, and read: the floating-point operations of
-one device, as XLA counts them, the collectives in it, and the bytes of fitness that every process must hear of afterwards.
+one device, the collectives in it, and the bytes of fitness that every process must hear of afterwards. XLA counts what is in a
+loop once; so how often each loop turns is read as well, and must be the same on any number of devices.
 
 The reasoning: where a device's operations do not grow and nothing crosses but fitness, the time of a generation is that of one
 device's lives plus one gather of 4 bytes a candidate and environment, microseconds on any network that joins accelerators, beside
@@ -17,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 from benchmarks.record import ROOT, provenance
 
@@ -25,7 +27,7 @@ PAIRS = 2  # of each device
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
-def count(devices: int) -> dict[str, float]:
+def count(devices: int) -> dict[str, Any]:
     """In this process, which has so many devices."""
     import jax
 
@@ -49,14 +51,15 @@ def count(devices: int) -> dict[str, float]:
     return {
         "devices": jax.device_count(),
         "population": population,
-        "operations": compiled.cost_analysis()["flops"],  # of one device
+        "operations": compiled.cost_analysis()["flops"],  # of one device, a turn of every loop
+        "turns": sorted(map(int, re.findall(r'known_trip_count":{"n":"(\d+)"', text))),
         "collectives": sum(len(re.findall(rf"= \S+ {name}\(", text)) for name in COLLECTIVES),
         "fitness_bytes": 4 * population * len(search.settings),
         "parameters_bytes": sum(x.nbytes for x in jax.tree.leaves(search.template)),
     }
 
 
-def draw(rows: list[dict[str, float]], path) -> None:
+def draw(rows: list[dict[str, Any]], path) -> None:
     from matplotlib.figure import Figure
 
     from discover.plots import COLOURS
@@ -101,6 +104,8 @@ def main() -> None:
         )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
+        if rows[-1]["turns"] != rows[0]["turns"]:
+            raise RuntimeError(f"{devices} devices turn other loops than one does: {rows[-1]['turns']}.")
     results = ROOT / "benchmarks/results"
     (results / "width.json").write_text(json.dumps(provenance() | {"rows": rows}, indent=1) + "\n")
     draw(rows, results / "width.png")
