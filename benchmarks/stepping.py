@@ -52,13 +52,14 @@ def stepping_ours(env, params, actions: int, num_starts: int):
     import jax
     import jax.numpy as jnp
 
-    from discover.rollout import _step_env, restarts
+    from discover.rollout import _step_env, at_once, restarts
 
     def rollout(key, carry):
         env_key, action_key, start_key = jax.random.split(key, 3)
         keys = jax.random.split(env_key, (STEPS, ENVS))
         chosen = jax.random.randint(action_key, (STEPS, ENVS), 0, actions)
-        restart = restarts(env, params, jax.random.split(start_key, (num_starts, ENVS)), at_once=num_starts < STEPS)
+        start_keys = jax.random.split(start_key, (num_starts, ENVS))
+        restart = restarts(env, params, start_keys, at_once=at_once(carry[0][0].size, num_starts, STEPS))
 
         def step(carry, xs):
             before, state = carry

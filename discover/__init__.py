@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from discover import parallel, processes
+from discover.console import tell
 
 parallel.use_every_core()
 
@@ -29,7 +30,7 @@ def _refuse_shadow() -> None:
 
 def _refuse(sentence: str) -> None:
     if _is_command_line():
-        print(f"discover: {sentence}", file=sys.stderr)
+        tell(f"discover: {sentence}", error=True)
         raise SystemExit(2)  # no traceback
     raise ImportError(sentence)
 

@@ -23,12 +23,12 @@ import tyro
 
 from discover import processes
 from discover.agent import AgentConfig
+from discover.console import tell
 from discover.names import unknown
 from discover.parallel import keep_programs
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
-from discover.record import tell
 from discover.setups import LossConfig, usual_setup
 from discover.store import flatten
 
@@ -127,16 +127,16 @@ def _list(_: List) -> None:
     import envs
     import learned_objectives as lo
 
-    print("objectives\n  " + "  ".join(lo.available()))
-    print("recipes")
+    tell("objectives\n  " + "  ".join(lo.available()))
+    tell("recipes")
     for name, recipe in RECIPES.items():
-        print(f"  {name:<12} {(recipe.__doc__ or '').splitlines()[0]}")
-    print("environments")
+        tell(f"  {name:<12} {(recipe.__doc__ or '').splitlines()[0]}")
+    tell("environments")
     groups: dict[str, list[str]] = {}
     for name in envs.available():
         groups.setdefault(name.split("/")[0] if "/" in name else name.rsplit("-", 1)[-1], []).append(name)
     for names in groups.values():
-        print("  " + "  ".join(names))
+        tell("  " + "  ".join(names))
 
 
 def _train(args: Train) -> None:
@@ -157,9 +157,9 @@ def _train(args: Train) -> None:
         progress=tell,
     )
     final = result.returns[:, -1]
-    print(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
+    tell(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
     if args.out is not None:
-        print(f"wrote {args.out / 'train.jsonl'} and {args.out / 'curve.png'}")
+        tell(f"wrote {args.out / 'train.jsonl'} and {args.out / 'curve.png'}")
 
 
 def _meta_train(args: MetaTrain) -> int:
@@ -216,10 +216,10 @@ def _evaluate(args: Evaluate) -> None:
         out=args.out,
         progress=tell,
     )
-    print(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
-    print(comparison.table())
+    tell(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
+    tell(comparison.table())
     if args.out is not None:
-        print(f"wrote {args.out / 'evaluation.json'} and figures beside it")
+        tell(f"wrote {args.out / 'evaluation.json'} and figures beside it")
 
 
 def _export(args: Export) -> None:
@@ -233,14 +233,14 @@ def _export(args: Export) -> None:
     if not args.file.parent.is_dir():
         raise ValueError(f"{args.file.parent} is not a directory: make it first.")
     lo.save(lo.load(source), args.file, lo.record(source))
-    print(f'wrote {args.file}: learned_objectives.load("{args.file}")')
+    tell(f'wrote {args.file}: learned_objectives.load("{args.file}")')
 
 
 def _plot(args: Plot) -> None:
     from discover.plots import draw_run
 
     for path in draw_run(args.run, args.out or args.run):
-        print(f"wrote {path}")
+        tell(f"wrote {path}")
 
 
 def _quickstart(args: Quickstart) -> int:
@@ -308,7 +308,7 @@ def _status(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        tell(_usage())
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:

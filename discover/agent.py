@@ -147,7 +147,7 @@ def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.
     """i32[count, size]: independent random orders of range(size).
 
     Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
-    bits are left; equal ones, rare, keep their order. With `shards`, each device sorts its part, where there are equal ones.
+    bits are left; equal ones, rare, keep their order. With `shards`, so many devices share the sorting if `count` is a multiple.
     """
     index_bits = max(size - 1, 1).bit_length()
     if index_bits > 16:
@@ -327,7 +327,7 @@ class Agent:
         order = None  # where every minibatch is the whole rollout, there is nothing to shuffle
         if c.num_minibatches > 1:
             order = permutations(key, c.num_epochs, size, self.shards).reshape(c.num_epochs * c.num_minibatches, -1)
-            if self.shards > 1:
+            if self.shards > 1:  # the same rows, wherever they lie
                 order = jnp.asarray(parallel.row_by_device(c.num_steps, c.num_envs, self.shards))[order]
         (params, opt_state), metrics = jax.lax.scan(
             gradient_step,

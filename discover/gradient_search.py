@@ -118,7 +118,8 @@ class GradientSearch(Search):
         size = self.recipe.metagrad.chunk
 
         def apply(grads, objective, opt_state):
-            finite = jnp.stack([jnp.isfinite(g).all(tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)]).all(0)
+            squares = [(g * g).sum(tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)]
+            finite = jnp.isfinite(sum(squares))  # their norms: what is too large to square is too large to follow
             count = jnp.maximum(finite.sum(), 1) * size
             grads = jax.tree.map(
                 lambda g: jnp.where(finite.reshape(-1, *(1,) * (g.ndim - 1)), g, 0).sum(0) / count, grads
@@ -126,7 +127,7 @@ class GradientSearch(Search):
             norm = optax.tree.norm(grads)
             updates, after = self.optimizer.update(grads, opt_state, objective)
             moved = optax.apply_updates(objective, updates)
-            # A sum over groups may be too large where none of them is.
+            # The squares of a sum may be too large where no group's own are.
             steps = finite.any() & jnp.isfinite(norm)
             objective, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(steps, new, old), (moved, after), (objective, opt_state)

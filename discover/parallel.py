@@ -47,17 +47,20 @@ def compiler_options() -> dict[str, Any]:
     """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of
     tiny operations, and can deadlock on batched factorisations; the one that saves memory leaves the fewest of them for two
     threads to argue over (measured, CartPole's rollouts: 8.2, 8.1 and 6.5
-    microseconds a step with it, the default and that). LLVM's last level of optimisation makes a life no quicker, and a quarter
-    of its compilation."""
+    microseconds a step with it, the default and that). LLVM's last level of optimisation makes no life quicker, and
+    compilation longer by a tenth to a third."""
     if jax.default_backend() != "cpu":
         return {}
-    sparing: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-        sparing["xla_backend_optimization_level"] = 2
+    level = (
+        {}
+        if "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+        else {"xla_backend_optimization_level": 2}
+    )
+    sparing = level | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     try:
         jax.jit(lambda: jnp.int32(0), compiler_options=sparing).lower().compile()
     except jax.errors.JaxRuntimeError:  # an older compiler, with two of the three
-        return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+        return level | {"xla_cpu_enable_concurrency_optimized_scheduler": False}
     return sparing
 
 
@@ -192,9 +195,8 @@ def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
         if _is_key(leaf):
             whole[i] = jax.lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
         elif leaf.size * leaf.dtype.itemsize > LARGE:
-            parts = jnp.moveaxis(
-                jax.lax.all_gather(leaf, AXIS), 0, axis
-            )  # still as they came in memory: see `by_device`
+            # Still as they came in memory, until somebody wants them otherwise: see `by_device`.
+            parts = jnp.moveaxis(jax.lax.all_gather(leaf, AXIS), 0, axis)
             whole[i] = parts.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 1 :])
         else:
             small.setdefault(leaf.dtype, []).append(i)

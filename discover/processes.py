@@ -12,13 +12,14 @@ import itertools
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from discover.console import tell
 
 PyTree = Any
 
@@ -138,7 +139,7 @@ def _refuse_taken(coordinator: str) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(f"discover: {sentence}", file=sys.stderr, flush=True)
+    tell(f"discover: {sentence}", error=True)
 
 
 def _give_up(place: Place) -> None:

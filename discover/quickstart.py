@@ -6,6 +6,7 @@ from pathlib import Path
 
 from discover import recipes
 from discover.comparison import Comparison
+from discover.console import tell
 from discover.evaluate import evaluate
 from discover.plots import draw_run
 from discover.run import meta_train
@@ -20,22 +21,22 @@ def quickstart(out: Path) -> int:
     recipe = recipes.quickstart()
     with open_run(out, recipe):  # refused before a word is said
         pass
-    print(f"1. Discover a drift on {' and '.join(recipe.envs)}, starting from no drift at all.\n")
+    tell(f"1. Discover a drift on {' and '.join(recipe.envs)}, starting from no drift at all.\n")
     result = meta_train(recipe, out)
     if result.stopped is not None:
         return 128 + result.stopped
-    print(f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n")
+    tell(f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n")
     comparison = compare(recipe, result.out)
-    print("\nIQM of the final return over seeds, with its 95% bootstrap interval")
-    print(comparison.table())
+    tell("\nIQM of the final return over seeds, with its 95% bootstrap interval")
+    tell(comparison.table())
     figures = [
         *draw_run(out, out),
         *(out / f"{trial.env.replace('/', '_')}.png" for trial in comparison.curves),
     ]
-    print("\n3. See it: " + ", ".join(str(path) for path in figures))
-    print("\n4. Use it in your own agent:\n")
-    print(f'   import learned_objectives as lo; drift = lo.load("{result.out / "objective.safetensors"}")')
-    print("   policy_loss = -drift.surrogate(log_ratio, advantage).mean()")
+    tell("\n3. See it: " + ", ".join(str(path) for path in figures))
+    tell("\n4. Use it in your own agent:\n")
+    tell(f'   import learned_objectives as lo; drift = lo.load("{result.out / "objective.safetensors"}")')
+    tell("   policy_loss = -drift.surrogate(log_ratio, advantage).mean()")
     return 0
 
 
@@ -50,5 +51,5 @@ def compare(recipe: recipes.Recipe, out: Path) -> Comparison:
         agent=recipe.agent,
         loss=recipe.loss,
         out=out,
-        progress=lambda line: print(line, flush=True),
+        progress=tell,
     )

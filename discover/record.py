@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import importlib.metadata
 import math
 import os
 import platform
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -86,17 +84,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def tell(line: str, *, error: bool = False) -> None:
-    """Print it. Where the terminal has been closed nobody reads any more, and what runs goes on, or ends, in silence."""
-    try:
-        print(line, file=sys.stderr if error else sys.stdout, flush=True)
-    except OSError as closed:
-        if closed.errno != errno.EIO:
-            raise
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def number(x: Any) -> float | None:

@@ -154,8 +154,7 @@ def rollout(
     start_keys = own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1)
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
     small = carry.obs[0].size <= SMALL
-    at_once = small or num_starts < num_steps or jax.default_backend() != "cpu"
-    restart = restarts(env, env_params, start_keys, at_once=at_once)
+    restart = restarts(env, env_params, start_keys, at_once=at_once(carry.obs[0].size, num_starts, num_steps))
 
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
@@ -201,14 +200,20 @@ def rollout(
     return carry, seen._replace(reward=reward)
 
 
+def at_once(size: int, num_starts: int, num_steps: int) -> bool:
+    """Whether `restarts` draws all starts before the first step: where observations of `size` numbers are small; where starts are
+    fewer than steps, each to be made once because it is dear; and where nobody has measured what a branch in a loop costs."""
+    return size <= SMALL or num_starts < num_steps or jax.default_backend() != "cpu"
+
+
 def restarts(
     env: Any, env_params: PyTree, keys: jax.Array, *, at_once: bool
 ) -> Callable[[jax.Array, jax.Array, PyTree], PyTree]:
     """What follows step t: (t, done bool[B], (observations, states)) -> the same, with fresh ones where an episode is done.
 
     `keys` [S, B] of fresh starts, of which step t takes number t mod S. Either all are drawn at once before the first step, far
-    cheaper than one by one where they are small; or each at its step, if any episode ends there. Of large observations a
-    rollout's worth of starts is more than a core's cache holds, and most are never begun with. The starts are the same.
+    cheaper than one by one where they are small; or those of a step at that step, if any episode ends there (under `jax.vmap` at
+    every step). Of large observations a rollout's worth of starts is more than a core's cache holds. The starts are the same.
     """
     reset = jax.vmap(env.reset_env, in_axes=(0, None))
     starts = jax.vmap(reset, in_axes=(0, None))(keys, env_params) if at_once else keys

@@ -16,6 +16,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover import parallel, processes
+from discover.console import tell
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
@@ -29,7 +30,6 @@ from discover.record import (
     number,
     provenance,
     show,
-    tell,
 )
 from discover.rolling_search import RollingSearch
 from discover.search import MetaState, Search
@@ -241,6 +241,8 @@ class _Loop:
             norm = row["meta"]["gradient_norm"]
             parts.append(f"reward {row['meta']['reward'] or 0.0:.4f}")
             parts.append("skipped, no finite gradient" if norm is None else f"|gradient| {norm:.3f}")
+            if row["meta"]["left_out"]:
+                parts.append(f"{row['meta']['left_out']:.0%} left out")
         if "evaluation" in row:
             means = [mean_return(r) for r in row["evaluation"].values()]
             parts.append("mean " + " ".join(show(m) for m in means))

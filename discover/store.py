@@ -20,6 +20,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover import processes
+from discover.console import tell
 
 PyTree = Any
 
@@ -69,7 +70,10 @@ class Store:
             try:
                 state = _read(self._manager, step, template)
             except Exception as error:  # whatever a damaged file makes tensorstore raise
-                _say(f"The checkpoint of generation {step} is damaged ({_first_line(error)}); trying the one before.")
+                tell(
+                    f"The checkpoint of generation {step} is damaged ({_first_line(error)}); trying the one before.",
+                    error=True,
+                )
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable)
@@ -291,7 +295,3 @@ def _orbax():
     import orbax.checkpoint as ocp
 
     return ocp
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -55,7 +55,7 @@ class Freeway(freeway.MinFreeway):
 
 
 def _speeds(key):
-    """i32[8]: cells moved to the right every so many frames, drawn as gymnax draws them."""
+    """i32[8]: how many frames each car waits between moves, below 0 for one that goes left; drawn as gymnax draws them."""
     key_speed, key_direction = jax.random.split(key)
     speed = jax.random.randint(key_speed, (CARS,), 1, 6)
     return speed * jax.random.choice(key_direction, jnp.array([-1, 1]), (CARS,))

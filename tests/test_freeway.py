@@ -12,7 +12,8 @@ from gymnax.environments.minatar.freeway import MinFreeway
 import envs
 from envs.freeway import Freeway
 
-THEIRS, OURS = MinFreeway(), Freeway()
+ACTIONS = (True, False)  # MinAtar's minimal ones, or all six
+THEIRS, OURS = ({minimal: env(minimal) for minimal in ACTIONS} for env in (MinFreeway, Freeway))
 B, T = 32, 300
 SEEDS = (0, 1)
 
@@ -23,6 +24,10 @@ def played(env, seed):
     rng = np.random.default_rng(seed)
     actions = rng.choice(3, (B, T), p=[0.2, 0.7, 0.1])
     actions[:4] = 1  # up all the way
+    if env.num_actions == 6:
+        actions = np.where(
+            rng.random((B, T)) < 0.8, 2 * actions, 2 * actions + 1
+        )  # nothing, up, down, or one without effect
     rows = rng.integers(1, 10, B)
     params = env.default_params.replace(player_speed=3 - 2 * seed)
 
@@ -41,16 +46,17 @@ def played(env, seed):
     return jax.device_get(play(jax.random.split(starts, B), jax.random.split(steps, (B, T)), actions, rows))
 
 
+@pytest.mark.parametrize("minimal", ACTIONS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_step_is_gymnax_own(seed):
-    paths = jax.tree_util.tree_flatten_with_path(played(THEIRS, seed))[0]
-    for (path, expected), value in zip(paths, jax.tree.leaves(played(OURS, seed)), strict=True):
+def test_every_step_is_gymnax_own(seed, minimal):
+    paths = jax.tree_util.tree_flatten_with_path(played(THEIRS[minimal], seed))[0]
+    for (path, expected), value in zip(paths, jax.tree.leaves(played(OURS[minimal], seed)), strict=True):
         assert value.dtype == expected.dtype, path
         np.testing.assert_array_equal(value, expected, err_msg=jax.tree_util.keystr(path))
 
 
 def test_the_steps_compared_go_everywhere():
-    _, (_, state, reward, _, _) = played(OURS, 0)
+    _, (_, state, reward, _, _) = played(OURS[True], 0)
     assert (reward > 0).sum() > 20
     fell = (np.diff(state.pos, axis=1) > 1) & (reward[:, 1:] == 0)  # back to the start without having won
     assert fell.sum() > 100

@@ -176,12 +176,17 @@ def test_a_gradient_step_leaves_out_the_groups_that_diverged():
     opt_state, size = search.optimizer.init(objective), sum(x.size for x in jax.tree.leaves(objective))
 
     def stepped(*groups):
-        grads = jax.tree.map(lambda x: jnp.stack([jnp.full(x.shape, g) for g in groups]), objective)
-        return search._apply(grads, objective, opt_state)
+        """Each group's number in every element, or 4, and what is ill in one element of one leaf."""
+        well = [4.0 if not abs(g) < 1e9 else g for g in groups]
+        grads = jax.tree.map(lambda x: jnp.stack([jnp.full(x.shape, g) for g in well]), objective)
+        first, *others = jax.tree.leaves(grads)
+        spot = (slice(None), *(0,) * (first.ndim - 1))
+        first = first.at[spot].set(jnp.array(groups))
+        return search._apply(jax.tree.unflatten(jax.tree.structure(grads), [first, *others]), objective, opt_state)
 
     expected, _, norm, left_out = stepped(4.0, 4.0)
     assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.0)
-    for ill in (np.nan, np.inf, -np.inf):
+    for ill in (np.nan, np.inf, -np.inf, 1e20):  # the last is too large to square
         after, _, norm, left_out = stepped(4.0, ill)
         jax.tree.map(np.testing.assert_array_equal, after, expected)
         assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.5)
@@ -208,6 +213,7 @@ def test_members_of_a_gradient_search_leave_the_objective_finite():
         levels = np.asarray(jax.device_get(state.search.members.drawn.task.env_params.ill)).ravel()
         before, (state, seen) = state, search.generation(state)
         shares.append(seen["meta"]["diverged"])
+        assert (seen["meta"]["left_out"] == 1.0) == (seen["meta"]["gradient_norm"] is None)
         assert shares[-1] == (levels > 0).sum()  # huge rewards too: the outer critic squares them
         assert is_finite(state.search.objective)
         assert is_finite(state.search.opt_state)

@@ -17,7 +17,8 @@ from discover.train import _usual_shards, as_arrays
 MLP = AgentConfig(num_envs=8, num_steps=16, num_epochs=2, num_minibatches=2, hidden=(16, 16), learning_rate=1e-2)
 SETUPS = {
     "CartPole-v1": MLP,
-    "Breakout-MinAtar": dataclasses.replace(MLP, network="mlp", activation="relu"),
+    # On two devices 410 kB of frames each, more than `parallel.LARGE`.
+    "Breakout-MinAtar": dataclasses.replace(MLP, network="mlp", activation="relu", num_steps=64),
     "Pendulum-v1": dataclasses.replace(MLP, normalise_obs=True, normalise_reward=True),
     "gridworld/small": discover.usual_setup("gridworld/small").agent,  # tables, and the whole rollout in one minibatch
 }
@@ -58,7 +59,7 @@ def test_rows_by_device():
 def test_devices_gather_what_each_owns():
     x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
     x["empty"] = jnp.zeros((1, 12, 0))  # as Brax's mjx has
-    x["large"] = jnp.arange(12.0 * parallel.LARGE).reshape(1, 12, -1)
+    x["large"] = jnp.arange(6.0 * parallel.LARGE).reshape(2, 12, -1)
 
     def both(x):
         return parallel.gathered(parallel.own(x, 4, 1), 4, 1)
