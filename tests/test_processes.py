@@ -1,5 +1,6 @@
 """Several processes are one run: they find each other, end in the same bits as one, and none waits for the dead."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -75,10 +76,11 @@ def test_a_place_that_cannot_be_is_refused(line, sentence):
 
 
 def join_alone(port, process_id):
-    """`join` by itself, since importing discover starts JAX; with two seconds of patience in place of fifty."""
+    """`join` by itself, without what `import discover` does, which starts JAX; with two seconds of patience in place of fifty."""
     script = (
-        f"import importlib.util as u; spec = u.spec_from_file_location('p', {processes.__file__!r}); "
-        "p = u.module_from_spec(spec); spec.loader.exec_module(p); p.PATIENCE = 2; "
+        "import sys, types; package = sys.modules['discover'] = types.ModuleType('discover'); "
+        f"package.__path__ = [{os.path.dirname(processes.__file__)!r}]; "
+        "from discover import processes as p; p.PATIENCE = 2; "
         f"p.join(p.Place('127.0.0.1:{port}', 2, {process_id}))"
     )
     command = [sys.executable, "-c", script]

@@ -40,8 +40,9 @@ def lived(name, shards, num_updates):
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_shared_life_is_the_life_of_one_device(name):
-    for shards in (2, 4):
-        (one, returned), (shared, together) = lived(name, 1, 3), lived(name, shards, 3)
+    one, returned = lived(name, 1, 3)
+    for shards in (2, 4) if name == "CartPole-v1" else (2,):
+        shared, together = lived(name, shards, 3)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), shared.params, one.params)
         np.testing.assert_allclose(together, returned, rtol=1e-4)
         assert jax.tree.map(jnp.shape, shared) == jax.tree.map(jnp.shape, one)
