@@ -14,6 +14,7 @@ from discover import parallel, processes
 from discover.console import tell
 
 parallel.use_every_core()
+parallel.spare_shardy()
 
 
 def _refuse_shadow() -> None:
