@@ -43,8 +43,8 @@ def use_every_core() -> None:
 
 
 def spare_shardy() -> None:
-    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` over arrays
-    without elements, as Brax's states have (jaxlib 0.11.2, in ManualComputationUnusedInputsPattern)."""
+    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` over
+    arrays without elements, as Brax's states have (jaxlib 0.11.2, in ManualComputationUnusedInputsPattern)."""
     if jax.__version_info__[:2] == (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
         with contextlib.suppress(AttributeError):
             jax.config.update("jax_use_shardy_partitioner", False)
