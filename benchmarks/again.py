@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     return int(not together[1] <= 0.5 <= together[2])
 
 
-def compare(env: str, objective: str, row: dict) -> dict:
-    result = discover.train(objective, env, total_steps=row["total_steps"], num_seeds=SEEDS, seed=SEED)
+def compare(env: str, objective: str, row: dict, agent: discover.AgentConfig | None = None) -> dict:
+    """Seeds trained today, of the usual agent or of another, and the row that was recorded."""
+    result = discover.train(objective, env, total_steps=row["total_steps"], num_seeds=SEEDS, seed=SEED, agent=agent)
     now, then = result.returns[:, -1].astype(float), np.array(row["final_returns"], float)
     return {
         "env": env,

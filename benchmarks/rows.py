@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True)
 class Row:
     """One life, of `num_seeds` agents at once. Separate 64x64 actor and critic, Adam at a constant
-    rate (rejax has no schedule), gamma 0.99, lambda 0.95, clip 0.2, gradients clipped at 0.5."""
+    rate (rejax has no schedule), gamma 0.99, lambda 0.95, clip 0.2. Gradients are clipped at 0.5: by
+    rejax element by element, by brax by their norm over both networks, by us as `clip` says."""
 
     env: str  # as `envs.make` names it
     num_seeds: int
@@ -25,6 +26,7 @@ class Row:
     entropy_coef: float
     value_clip: float | None  # of the value's change within an update; None: plain squares
     normalise: bool  # observations and rewards, by running statistics
+    clip: str  # `AgentConfig.clip`
     peers: tuple[str, ...]
     purejaxrl: int  # env steps/s of all agents on another day: reference only
 
@@ -51,6 +53,7 @@ CARTPOLE = Row(
     entropy_coef=0.01,
     value_clip=0.2,  # rejax always clips
     normalise=False,
+    clip="together",
     peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=157_000,
 )
@@ -68,6 +71,7 @@ BREAKOUT = Row(
     entropy_coef=0.01,
     value_clip=0.2,
     normalise=False,
+    clip="together",
     peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=82_000,
 )
@@ -85,12 +89,14 @@ ANT = Row(
     entropy_coef=0.0,
     value_clip=None,  # as in brax; rejax clips all the same
     normalise=True,
+    clip="together",
     peers=("brax", "rejax", "bare"),
     purejaxrl=6_000,
 )
 
 ROWS = {
     "cartpole-1": CARTPOLE,
+    "cartpole-1-apart": replace(CARTPOLE, clip="apart"),
     "cartpole-16": replace(CARTPOLE, num_seeds=16, total_steps=195 * 512, purejaxrl=156_000),
     "breakout-1": BREAKOUT,
     "breakout-8": replace(BREAKOUT, num_seeds=8, total_steps=65_536, purejaxrl=68_000),

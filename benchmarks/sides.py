@@ -69,6 +69,7 @@ def ours(row: Row, seed: int) -> Timing:
         anneal=False,
         activation=row.activation,
         network="mlp",
+        clip=row.clip,
         normalise_obs=row.normalise,
         normalise_reward=row.normalise,
     )

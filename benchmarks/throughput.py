@@ -105,7 +105,7 @@ def measure_row(name: str, row: Row, pythons: dict[str, str], report: dict, out:
             measured = measure(pythons[side], side, row, seed=2 * repeat)
             report["measurements"].append({**about, **measured})
             save(report, out)
-            turn = f"{name:12}{side:6}{repeat + 1}/{report['repeats']}"
+            turn = f"{name:17}{side:6}{repeat + 1}/{report['repeats']}"
             print(f"{turn}  {describe(measured)}", flush=True)
 
 

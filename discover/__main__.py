@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from discover import processes
-from discover.agent import AgentConfig
+from discover.config import AgentConfig
 from discover.console import tell
 from discover.names import unknown
 from discover.parallel import keep_programs

@@ -6,104 +6,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 from gymnax.environments import spaces
-from jax.flatten_util import ravel_pytree
 
-from discover import parallel
 from discover import rollout as ro
-from discover.networks import ACTIVATIONS, Networks, make_networks
-from learned_objectives import Objective, Outputs, Progress, Rollout
+from discover.config import AgentConfig
+from discover.learning import Learner
+from discover.networks import Networks, make_networks
+from learned_objectives import Objective, Progress, Rollout
 
 PyTree = Any
 
 CACHE = 2**20  # bytes, of a core's own
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """What every agent of a run has in common. Sizes are per agent."""
-
-    num_envs: int = 4  # B, environments stepped side by side
-    num_steps: int = 128  # T, steps per environment between updates
-    num_starts: int | None = None  # fresh starts per environment and rollout; None: as many as steps, or 1 if dear
-    num_epochs: int = 4  # passes over each rollout
-    num_minibatches: int = 4  # gradient steps per pass; must divide num_envs * num_steps
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 2.5e-4
-    anneal: bool = True  # learning rate to zero, linearly over the life
-    max_grad_norm: float = 0.5  # global norm, of actor and critic together
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_eps: float = 1e-5
-    hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
-    activation: Literal["tanh", "relu", "swish"] = "tanh"
-    network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
-    normalise_obs: bool = False  # by their running mean and deviation
-    normalise_reward: bool = False  # by the running deviation of the discounted return
-
-    def __post_init__(self):
-        for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches"):
-            _require(
-                getattr(self, name) >= 1,
-                f"{name} must be at least 1, and is {getattr(self, name)}.",
-            )
-        for name in ("learning_rate", "max_grad_norm", "adam_eps"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, f"{name} must be positive and finite, and is {value}.")
-        for name in ("adam_b1", "adam_b2"):
-            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), and is {getattr(self, name)}.")
-        _require(
-            self.num_starts is None or self.num_starts >= 1,
-            f"num_starts must be at least 1, or None, and is {self.num_starts}.",
-        )
-        _require(
-            self.network in ("auto", "mlp", "cnn", "table"),
-            f"network must be auto, mlp, cnn or table, and is {self.network!r}.",
-        )
-        _require(self.optimizer in ("adam", "sgd"), f"optimizer must be adam or sgd, and is {self.optimizer!r}.")
-        _require(
-            len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),
-            f"hidden must name at least one layer, each at least 1 wide, and is {self.hidden}.",
-        )
-        _require(
-            self.activation in ACTIVATIONS,
-            f"activation must be one of {', '.join(ACTIVATIONS)}, and is {self.activation!r}.",
-        )
-        _require(
-            self.steps_per_update % self.num_minibatches == 0,
-            f"num_minibatches must divide num_envs * num_steps = {self.steps_per_update}, and {self.num_minibatches} "
-            "does not.",
-        )
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps in one rollout."""
-        return self.num_envs * self.num_steps
-
-    def num_updates(self, total_steps: int) -> int:
-        """Whole rollouts in a life of `total_steps` environment steps."""
-        _require(
-            total_steps >= self.steps_per_update,
-            f"total_steps must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
-            f"{self.steps_per_update} environment steps, and is {total_steps}.",
-        )
-        _require(
-            total_steps // self.steps_per_update < 2**31,
-            f"total_steps must hold fewer than 2^31 rollouts of {self.steps_per_update} environment steps, and is {total_steps}.",
-        )
-        return total_steps // self.steps_per_update
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ValueError(sentence)
 
 
 class Task(struct.PyTreeNode):
@@ -131,33 +50,9 @@ def stretches(num_updates: int | jax.Array, num_evals: int) -> np.ndarray | jax.
     return (np.arange(num_evals + 1, dtype=np.int64) * num_updates // num_evals).astype(np.int32)
 
 
-def _norm(tree: PyTree) -> jax.Array:
-    """f32[]: the global norm, differentiable at zero. Summed along rows first, where there are any, which XLA's CPU backend can
-    vectorise."""
-    squares = [(x * x).sum(0).sum() for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares) + 1e-30)
-
-
 def diverged(state: AgentState) -> jax.Array:
     """bool[]: whether any parameter is NaN or infinite. Such an agent still acts, and may even be rewarded."""
     return ~jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-
-
-def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.Array:
-    """i32[count, size]: independent random orders of range(size).
-
-    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
-    bits are left; equal ones, rare, keep their order. With `shards`, so many devices share the sorting if `count` is a multiple.
-    """
-    index_bits = max(size - 1, 1).bit_length()
-    if index_bits > 16:
-        keys = jax.random.split(key, count)
-        return jax.vmap(lambda k: jax.random.permutation(k, size))(keys)
-    mask = jnp.uint32(2**index_bits - 1)
-    words = (jax.random.bits(key, (count, size)) & ~mask) | jnp.arange(size, dtype=jnp.uint32)
-    shards = shards if count % shards == 0 else 1
-    words = parallel.gathered(jnp.sort(parallel.own(words, shards), axis=-1), shards)
-    return (words & mask).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -170,13 +65,18 @@ class Agent:
     env: Any  # of the gymnax 1.0 interface
     config: AgentConfig
     critic_width: int = 1
-    shards: int = 1  # devices that share this life's environments and minibatches, along the mesh axis `parallel.AXIS`
+    shards: int = 1  # devices that share this life, along the mesh axis `parallel.AXIS`
 
     @classmethod
     def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:
         """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
         agent = cls(env, config, objective.critic_width)
         agent.networks  # raises for spaces that no head serves  # noqa: B018
+        if config.clip == "apart" and not objective.separable:
+            raise ValueError(
+                f"the loss of {type(objective).__name__} is of both networks at once, and so must be the clipping of its "
+                "gradients: choose clip='together', or give it an actor_loss and a critic_loss instead."
+            )
         if config.normalise_obs and isinstance(env.observation_space(env.default_params), spaces.Discrete):
             raise ValueError(f"normalise_obs has no meaning for {env.name}, whose observations number states.")
         if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
@@ -205,6 +105,18 @@ class Agent:
         rows = self.config.steps_per_update // self.config.num_minibatches
         return 4 * rows * math.prod(shape) > CACHE
 
+    @property
+    def worth_sharing(self) -> bool:
+        """Whether the rows of a rollout are worth dealing out to devices that then must meet: large minibatches, or physics."""
+        return self.fills_cache or getattr(self.env, "dear_resets", False)
+
+    @property
+    def _row_shards(self) -> int:
+        """Of the devices that share this life, those that share its environments. Devices that train a network each may as well
+        all step all of them."""
+        share = self.config.clip == "together" or (self.worth_sharing and self.config.num_envs % self.shards == 0)
+        return self.shards if share else 1
+
     def vmap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """`jax.vmap` for functions that train: lives side by side, or one after another on a CPU where a minibatch of
         observations is more than a core's cache holds, as of MinAtar's frames: four side by side are a quarter slower
@@ -220,13 +132,8 @@ class Agent:
         return self.config.num_starts or (1 if dear else self.config.num_steps)
 
     @cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        """The direction of a step; its length, the learning rate, is the task's."""
-        c = self.config
-        if c.optimizer == "sgd":
-            return optax.identity()
-        # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
-        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+    def learner(self) -> Learner:
+        return Learner(self.networks, self.config, self.shards, self._row_shards)
 
     def task(self, env_params: PyTree, total_steps: int) -> Task:
         """A life of as many whole rollouts as `total_steps` holds."""
@@ -244,7 +151,7 @@ class Agent:
             normalise_obs=self.config.normalise_obs,
             normalise_reward=self.config.normalise_reward,
         )
-        return AgentState(params, self.optimizer.init(self._packed(params)[0]), env, life_key, jnp.int32(0))
+        return AgentState(params, self.learner.init(params), env, life_key, jnp.int32(0))
 
     def progress(self, task: Task, state: AgentState) -> Progress:
         steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
@@ -265,7 +172,9 @@ class Agent:
         targets = objective.targets(rollout, progress)
         seen = rollout._replace(obs=ro.see(env, rollout.obs))
         rate = task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
-        params, opt_state, metrics = self._learn(objective, progress, state, (seen, targets), rate, batch_key)
+        params, opt_state, metrics = self.learner.learn(
+            objective, progress, state.params, state.opt_state, (seen, targets), rate, batch_key
+        )
         after = AgentState(params, opt_state, ro.absorb(env, rollout.obs), state.key, state.num_updates + 1)
         alive = progress.step < task.lifetime
         return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state), rollout, metrics
@@ -284,62 +193,8 @@ class Agent:
             num_steps=self.config.num_steps,
             num_starts=self.num_starts,
             discount=getattr(objective, "gamma", 0.99),
-            shards=self.shards,
+            shards=self._row_shards,
         )
-
-    def _packed(self, params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-        """The parameters as gradient steps take them, and the way back: for Adam in one vector, so that its arithmetic is three
-        kernels and not three for every layer. Plain descent has none, and its tables are large."""
-        return ravel_pytree(params) if self.config.optimizer == "adam" else (params, lambda same: same)
-
-    def _learn(self, objective, progress, state: AgentState, experience, rate, key):
-        """Epochs of minibatches: (params, opt_state, metrics of every gradient step)."""
-        c = self.config
-        size = c.steps_per_update
-        flat = jax.tree.map(lambda x: parallel.by_device(x, self.shards), experience)
-
-        params, unpack = self._packed(state.params)
-
-        def gradient_step(carry, index):
-            params, opt_state = carry
-            if index is None:
-                batch, mine = flat, parallel.own((flat[0].obs, flat[0].action), self.shards)
-            else:
-                batch, own = jax.tree.map(lambda x: x[index], flat), parallel.own(index, self.shards)
-                mine = jax.tree.map(lambda x: x[own], (flat[0].obs, flat[0].action))
-            outputs, backward = jax.vjp(lambda p: self._outputs(unpack(p), *mine), params)
-
-            def loss(outputs):
-                return objective.loss(outputs, *batch, progress)
-
-            # An objective sees whole minibatches, whoever ran the networks on their rows.
-            slopes, metrics = jax.grad(loss, has_aux=True)(parallel.gathered(outputs, self.shards))
-            (grads,) = backward(parallel.own(slopes, self.shards))
-            grads = parallel.summed(grads, self.shards)
-            # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
-            # keeps the result the same whatever the number of devices.
-            shrink = jnp.minimum(1.0, c.max_grad_norm / (_norm(grads) + 1e-12))
-            grads = jax.tree.map(lambda g: g * shrink, grads)
-            direction, opt_state = self.optimizer.update(grads, opt_state, params)
-            params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-            return (params, opt_state), metrics
-
-        order = None  # where every minibatch is the whole rollout, there is nothing to shuffle
-        if c.num_minibatches > 1:
-            order = permutations(key, c.num_epochs, size, self.shards).reshape(c.num_epochs * c.num_minibatches, -1)
-            if self.shards > 1:  # the same rows, wherever they lie
-                order = jnp.asarray(parallel.row_by_device(c.num_steps, c.num_envs, self.shards))[order]
-        (params, opt_state), metrics = jax.lax.scan(
-            gradient_step,
-            (params, state.opt_state),
-            order,
-            length=c.num_epochs * c.num_minibatches,
-        )
-        return unpack(params), opt_state, metrics
-
-    def _outputs(self, params: PyTree, obs: PyTree, action: PyTree) -> Outputs:
-        policy = self.networks.actor(params, obs)
-        return Outputs(policy.log_prob(action), policy.entropy(), self.networks.critic(params, obs))
 
     def train(
         self,

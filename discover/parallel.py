@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,39 @@ def row_by_device(steps: int, envs: int, shards: int) -> np.ndarray:
 def summed(x: PyTree, shards: int) -> PyTree:
     """Over the devices of a life."""
     return x if shards == 1 else jax.lax.psum(x, AXIS)
+
+
+def divided(tasks: Sequence[Callable[[], tuple]], shards: int) -> list[tuple]:
+    """[task() for task in tasks], each a tuple. With several devices, as many as there are tasks or more, each task is run by one
+    of them, and all come to have all results, bit for bit. They meet once for each element of the tuples and each width of
+    number, and not at all for an element that nobody reads."""
+    if shards == 1:
+        return [task() for task in tasks]
+    tasks = [jax.jit(task, inline=True) for task in tasks]  # traced once, though called twice here
+    absent = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task)) for task in tasks]
+
+    def only(i):
+        return lambda: [task() if i == j else absent[j] for j, task in enumerate(tasks)]
+
+    found = jax.lax.switch(
+        jnp.minimum(jax.lax.axis_index(AXIS), len(tasks)), [*map(only, range(len(tasks))), lambda: absent]
+    )
+    return list(zip(*(_added(list(elements)) for elements in zip(*found, strict=True)), strict=True))
+
+
+def _added(tree: PyTree) -> PyTree:
+    """The sum over the devices of a life, of arrays that are zero on all but one: their bits, in one meeting for each width."""
+    leaves, treedef = jax.tree.flatten(tree)
+    bits = [jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") for x in leaves]
+    for width in {x.dtype for x in bits}:
+        members = [i for i, x in enumerate(bits) if x.dtype == width]
+        whole = jax.lax.psum(jnp.concatenate([bits[i].reshape(-1) for i in members]), AXIS)
+        parts = jnp.split(whole, np.cumsum([bits[i].size for i in members])[:-1])
+        for i, part in zip(members, parts, strict=True):
+            bits[i] = part.reshape(leaves[i].shape)
+    return jax.tree.unflatten(
+        treedef, [jax.lax.bitcast_convert_type(x, y.dtype) for x, y in zip(bits, leaves, strict=True)]
+    )
 
 
 def spread_some(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import learned_objectives as lo
-from discover.agent import AgentConfig
+from discover.config import AgentConfig
 from discover.curriculum import CurriculumConfig
 from discover.evolution import EvolutionConfig
 from discover.metagrad import MetaGradConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from discover.agent import AgentConfig
+from discover.config import AgentConfig
 from discover.curriculum import CurriculumConfig
 from discover.evolution import EvolutionConfig
 from discover.metagrad import MetaGradConfig

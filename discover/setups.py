@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from discover.agent import AgentConfig
+from discover.config import AgentConfig
 from learned_objectives import Mirror, Objective
 
 

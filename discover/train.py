@@ -126,16 +126,18 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
 
 
 def _usual_shards(agent: Agent, num_seeds: int) -> int:
-    """Devices that a life has to itself where there are more of them than seeds, and its work is worth their meeting: large
-    minibatches, or physics to step. Measured on cores alone, and so done on cores alone."""
-    if jax.default_backend() != "cpu":
+    """Devices that a life has to itself where there are more of them than seeds: two if its networks are trained apart, all if
+    the rows of its rollouts are worth their meeting. Measured on cores alone, and so done on cores alone."""
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return 1
     c = agent.config
-    spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
-    if not (agent.fills_cache or getattr(agent.env, "dear_resets", False)):
+    spare = max(jax.local_device_count() // num_seeds, 1)
+    if c.clip == "apart":
+        return min(spare, 2)
+    if not agent.worth_sharing:
         return 1
     rows = c.steps_per_update // c.num_minibatches
-    return max(d for d in range(1, max(spare, 1) + 1) if c.num_envs % d == 0 and rows % d == 0)
+    return max(d for d in range(1, spare + 1) if c.num_envs % d == 0 and rows % d == 0)
 
 
 @lru_cache(maxsize=64)

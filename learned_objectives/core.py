@@ -80,5 +80,27 @@ class Objective(struct.PyTreeNode):
     def loss(
         self, outputs: Outputs, rollout: Rollout, targets: PyTree, progress: Progress
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Once per minibatch: how far are we from it? Returns f32[] to minimise, and metrics for a log."""
+        """Once per minibatch: how far are we from it? Returns f32[] to minimise, and metrics for a log.
+
+        As inherited, `actor_loss` + `critic_loss`. An objective that does not come apart like that overrides this instead.
+        """
+        actor, of_actor = self.actor_loss(outputs.log_prob, outputs.entropy, rollout, targets, progress)
+        critic, of_critic = self.critic_loss(outputs.critic, rollout, targets, progress)
+        return actor + critic, of_actor | of_critic
+
+    def actor_loss(
+        self, log_prob: jax.Array, entropy: jax.Array, rollout: Rollout, targets: PyTree, progress: Progress
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The part of `loss` that the policy answers for. `log_prob`, `entropy`: f32[...], of the agent as it is now."""
         raise NotImplementedError
+
+    def critic_loss(
+        self, critic: jax.Array, rollout: Rollout, targets: PyTree, progress: Progress
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The part of `loss` that the critic answers for. `critic`: f32[..., M], of the agent as it is now."""
+        raise NotImplementedError
+
+    @property
+    def separable(self) -> bool:
+        """Whether `loss` is the sum of the two, so that either network can be trained without the other."""
+        return type(self).loss is Objective.loss

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Outputs, Progress, Rollout
+from learned_objectives.core import Objective, Progress, Rollout
 from learned_objectives.drifts import same_shape
 from learned_objectives.recurrent import gru, lstm
 
@@ -144,20 +144,26 @@ class LPG(Objective):
         hidden = jax.nn.relu(jax.nn.softmax(logits) @ self.embed + self.embed_bias)
         return hidden @ self.embed_out + self.embed_out_bias
 
-    def loss(self, outputs: Outputs, rollout: Rollout, targets: LPGTargets, progress: Progress):
-        same_shape(outputs.log_prob, targets.policy, outputs.critic[..., 0], targets.prediction[..., 0])
-        log_y = jax.nn.log_softmax(outputs.critic)
-        policy_loss = -(outputs.log_prob * targets.policy).mean()
-        prediction_loss = (jnp.exp(log_y) * (log_y - targets.prediction)).sum(-1).mean()
+    def actor_loss(self, log_prob, entropy, rollout: Rollout, targets: LPGTargets, progress: Progress):
+        same_shape(log_prob, targets.policy)
+        policy_loss = -(log_prob * targets.policy).mean()
         metrics = {
             "policy_loss": policy_loss,
-            "prediction_loss": prediction_loss,
-            "entropy": outputs.entropy.mean(),
-            "prediction_entropy": -(jnp.exp(log_y) * log_y).sum(-1).mean(),
+            "entropy": entropy.mean(),
             "policy_target_square": (targets.policy**2).mean(),
+        }
+        return policy_loss, metrics
+
+    def critic_loss(self, critic, rollout: Rollout, targets: LPGTargets, progress: Progress):
+        same_shape(critic, targets.prediction)
+        log_y = jax.nn.log_softmax(critic)
+        prediction_loss = (jnp.exp(log_y) * (log_y - targets.prediction)).sum(-1).mean()
+        metrics = {
+            "prediction_loss": prediction_loss,
+            "prediction_entropy": -(jnp.exp(log_y) * log_y).sum(-1).mean(),
             "prediction_target_square": jnp.exp(2 * targets.prediction).sum(-1).mean(),
         }
-        return policy_loss + self.prediction_coef * prediction_loss, metrics
+        return self.prediction_coef * prediction_loss, metrics
 
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Outputs, Progress, Rollout
+from learned_objectives.core import Objective, Progress, Rollout
 from learned_objectives.drifts import Clip, Drift, same_shape
 
 
@@ -48,21 +48,19 @@ class Mirror(Objective):
         advantage = generalised_advantage(rollout, gamma=self.gamma, gae_lambda=self.gae_lambda)
         return MirrorTargets(advantage, advantage + rollout.critic[..., 0])
 
-    def loss(self, outputs: Outputs, rollout: Rollout, targets: MirrorTargets, progress: Progress):
+    def actor_loss(self, log_prob, entropy, rollout: Rollout, targets: MirrorTargets, progress: Progress):
         advantage = normalise(targets.advantage)
-        log_ratio = outputs.log_prob - rollout.log_prob
-        same_shape(log_ratio, advantage, outputs.entropy, outputs.critic[..., 0], targets.value)
+        log_ratio = log_prob - rollout.log_prob
+        same_shape(log_ratio, advantage, entropy)
         policy_loss = -self.surrogate(log_ratio, advantage, progress).mean()
-        value_loss = self._value_loss(outputs.critic[..., 0], rollout.critic[..., 0], targets.value)
-        entropy = outputs.entropy.mean()
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        metrics = {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
-        }
-        return loss, metrics
+        entropy = entropy.mean()
+        kl = (jnp.expm1(log_ratio) - log_ratio).mean()
+        return policy_loss - self.entropy_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy, "kl": kl}
+
+    def critic_loss(self, critic, rollout: Rollout, targets: MirrorTargets, progress: Progress):
+        same_shape(critic[..., 0], rollout.critic[..., 0], targets.value)
+        value_loss = self._value_loss(critic[..., 0], rollout.critic[..., 0], targets.value)
+        return self.value_coef * value_loss, {"value_loss": value_loss}
 
     def _value_loss(self, value: jax.Array, old: jax.Array, target: jax.Array) -> jax.Array:
         error = (value - target) ** 2

@@ -13,7 +13,7 @@ import discover
 import envs
 import learned_objectives as lo
 from discover import rollout as ro
-from discover.agent import Agent, AgentConfig, permutations
+from discover.agent import Agent, AgentConfig
 from discover.networks import make_networks, orthogonalise
 from discover.setups import usual_setup
 from discover.train import make_life
@@ -265,20 +265,6 @@ def test_seed_number_i_is_the_same_among_any_number_of_seeds():
     assert not np.allclose(four.returns[0], four.returns[1])
 
 
-def test_permutations_are_permutations():
-    for size in (1, 6, 512, 70_000):
-        order = np.asarray(permutations(jax.random.key(0), 3, size))
-        np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(size), (3, 1)))
-    assert not (order[0] == order[1]).all()
-
-
-def test_permutations_are_fair():
-    order = jax.vmap(lambda k: permutations(k, 1, 4)[0])(jax.random.split(jax.random.key(0), 24_000))
-    _, counts = np.unique(np.asarray(order), axis=0, return_counts=True)
-    assert len(counts) == 24
-    np.testing.assert_allclose(counts, 1000, atol=150)  # 4.8 standard deviations of a binomial
-
-
 @pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 4), (3, 3, 4, 16), (400, 64)])
 def test_initial_matrices_are_orthogonal(shape):
     params = {"kernel": jnp.full(shape, 2.0), "bias": jnp.zeros(shape[-1])}
@@ -313,6 +299,7 @@ def test_actions_reach_the_bounds_and_no_further():
         ({"num_envs": 0}, "num_envs must be at least 1, and is 0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"activation": "gelu"}, "activation must be one of tanh, relu, swish"),
+        ({"clip": "each"}, "clip must be together or apart, and is 'each'"),
         ({"hidden": ()}, "hidden must name at least one layer"),
     ],
 )

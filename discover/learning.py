@@ -1,0 +1,174 @@
+"""What an agent makes of one rollout: epochs of minibatches, a gradient step on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from discover import parallel
+from discover.config import AgentConfig
+from discover.networks import Networks
+from learned_objectives import Objective, Outputs, Progress, Rollout
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Gradient steps on an objective, for one agent."""
+
+    networks: Networks
+    config: AgentConfig
+    shards: int = 1  # devices that share this life; see `learn` for what each of them does
+    row_shards: int = 1  # those that share its environments, and with them the rows of a rollout
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The direction of a step; its length, the learning rate, is the task's."""
+        c = self.config
+        if c.optimizer == "sgd":
+            return optax.identity()
+        # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
+        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+
+    def init(self, params: PyTree) -> PyTree:
+        """The optimiser's state: one for all parameters, or one for each network if their gradients are clipped apart."""
+        if self.config.clip == "apart":
+            return {name: self.optimizer.init(self._packed(own)[0]) for name, own in params.items()}
+        return self.optimizer.init(self._packed(params)[0])
+
+    def learn(
+        self,
+        objective: Objective,
+        progress: Progress,
+        params: PyTree,
+        opt_state: PyTree,
+        experience: tuple[Rollout, PyTree],
+        rate: jax.Array,
+        key: jax.Array,
+    ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+        """All gradient steps on one rollout and its targets, leaves [T, B, ...]: (params, opt_state, metrics of every step).
+
+        Devices that share a life each run the networks on their rows of every minibatch, and meet twice in a gradient step. Where
+        the gradients of actor and critic are clipped apart, nothing ties one network to the other until the next rollout: the
+        first device trains the actor, the second the critic, and they meet once.
+        """
+        flat = jax.tree.map(lambda x: parallel.by_device(x, self.row_shards), experience)
+        order = self._order(key)
+        if self.config.clip == "together":
+            return self._learn_together(objective, progress, params, opt_state, flat, rate, order)
+        return self._learn_apart(objective, progress, params, opt_state, flat, rate, order)
+
+    def _order(self, key: jax.Array) -> jax.Array | None:
+        """i32[gradient steps, rows of a minibatch]; None where every minibatch is the whole rollout, and nothing to shuffle."""
+        c = self.config
+        if c.num_minibatches == 1:
+            return None
+        order = permutations(key, c.num_epochs, c.steps_per_update, self.row_shards)
+        order = order.reshape(c.num_epochs * c.num_minibatches, -1)
+        if self.row_shards > 1:  # the same rows, wherever they lie
+            order = jnp.asarray(parallel.row_by_device(c.num_steps, c.num_envs, self.row_shards))[order]
+        return order
+
+    def _learn_together(self, objective, progress, params, opt_state, flat, rate, order):
+        vector, unpack = self._packed(params)
+
+        def slope(vector, index):
+            batch, met = rows(flat, index), (flat[0].obs, flat[0].action)
+            mine = parallel.own(met, self.shards) if index is None else rows(met, parallel.own(index, self.shards))
+            outputs, backward = jax.vjp(lambda v: self._outputs(unpack(v), *mine), vector)
+
+            def loss(outputs):
+                return objective.loss(outputs, *batch, progress)
+
+            # An objective sees whole minibatches, whoever ran the networks on their rows.
+            slopes, metrics = jax.grad(loss, has_aux=True)(parallel.gathered(outputs, self.shards))
+            (grads,) = backward(parallel.own(slopes, self.shards))
+            return parallel.summed(grads, self.shards), metrics
+
+        (vector, opt_state), metrics = self._descend(slope, vector, opt_state, rate, order)
+        return unpack(vector), opt_state, metrics
+
+    def _learn_apart(self, objective, progress, params, opt_state, flat, rate, order):
+        def actor_loss(actor, rollout, targets):
+            policy = self.networks.actor({"actor": actor}, rollout.obs)
+            return objective.actor_loss(policy.log_prob(rollout.action), policy.entropy(), rollout, targets, progress)
+
+        def critic_loss(critic, rollout, targets):
+            critic = self.networks.critic({"critic": critic}, rollout.obs)
+            return objective.critic_loss(critic, rollout, targets, progress)
+
+        def learn(name, loss):
+            vector, unpack = self._packed(params[name])
+
+            def slope(vector, index):
+                return jax.grad(lambda v: loss(unpack(v), *rows(flat, index)), has_aux=True)(vector)
+
+            (vector, state), metrics = self._descend(slope, vector, opt_state[name], rate, order)
+            return (unpack(vector), state), metrics
+
+        tasks = [lambda: learn("actor", actor_loss), lambda: learn("critic", critic_loss)]
+        (actor, of_actor), (critic, of_critic) = parallel.divided(tasks, self.shards)
+        params, opt_state = ({"actor": a, "critic": c} for a, c in zip(actor, critic, strict=True))
+        return params, opt_state, of_actor | of_critic
+
+    def _descend(self, slope: Callable, params: PyTree, opt_state: PyTree, rate: jax.Array, order: jax.Array | None):
+        """Gradient steps, whose slope(params, rows of the minibatch) is (gradients, metrics): ((params, opt_state), metrics)."""
+        c = self.config
+
+        def step(carry, index):
+            params, opt_state = carry
+            grads, metrics = slope(params, index)
+            # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
+            # keeps the result the same whatever the number of devices.
+            shrink = jnp.minimum(1.0, c.max_grad_norm / (norm(grads) + 1e-12))
+            grads = jax.tree.map(lambda g: g * shrink, grads)
+            direction, opt_state = self.optimizer.update(grads, opt_state, params)
+            params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+            return (params, opt_state), metrics
+
+        return jax.lax.scan(step, (params, opt_state), order, length=c.num_epochs * c.num_minibatches)
+
+    def _packed(self, params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """Parameters as gradient steps take them, and the way back: for Adam in one vector, so that its arithmetic is three
+        kernels and not three for every layer. Plain descent has none, and its tables are large."""
+        return ravel_pytree(params) if self.config.optimizer == "adam" else (params, lambda same: same)
+
+    def _outputs(self, params: PyTree, obs: PyTree, action: PyTree) -> Outputs:
+        policy = self.networks.actor(params, obs)
+        return Outputs(policy.log_prob(action), policy.entropy(), self.networks.critic(params, obs))
+
+
+def rows(tree: PyTree, index: jax.Array | None) -> PyTree:
+    """Those rows of every leaf; None: all of them."""
+    return tree if index is None else jax.tree.map(lambda x: x[index], tree)
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """f32[]: the global norm, differentiable at zero. Summed along rows first, where there are any, which XLA's CPU backend can
+    vectorise."""
+    squares = [(x * x).sum(0).sum() for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares) + 1e-30)
+
+
+def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.Array:
+    """i32[count, size]: independent random orders of range(size).
+
+    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
+    bits are left; equal ones, rare, keep their order. With `shards`, so many devices share the sorting if `count` is a multiple.
+    """
+    index_bits = max(size - 1, 1).bit_length()
+    if index_bits > 16:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda k: jax.random.permutation(k, size))(keys)
+    mask = jnp.uint32(2**index_bits - 1)
+    words = (jax.random.bits(key, (count, size)) & ~mask) | jnp.arange(size, dtype=jnp.uint32)
+    shards = shards if count % shards == 0 else 1
+    words = parallel.gathered(jnp.sort(parallel.own(words, shards), axis=-1), shards)
+    return (words & mask).astype(jnp.int32)
