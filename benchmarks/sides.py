@@ -53,9 +53,7 @@ def ours(row: Row, seed: int) -> Timing:
     """`discover.train`, whose program serves lives of every length: one of a single rollout
     compiles it."""
     import discover
-    from discover.parallel import use_every_core
 
-    use_every_core()
     if row.env.startswith("brax/"):
         import envs.brax  # noqa: F401  # `envs.make` imports it late
 
@@ -200,11 +198,10 @@ def bare(row: Row, seed: int) -> Timing:
     import jax
     import jax.numpy as jnp
 
-    import discover
+    import discover  # noqa: F401  # gives JAX every core, before `envs` starts it
     import envs
     from discover.parallel import spread
 
-    discover.parallel.use_every_core()
     env, params = envs.make(row.env)
     devices = max(d for d in range(1, jax.device_count() + 1) if row.num_envs % d == 0)
     share = row.num_envs // devices

@@ -83,7 +83,7 @@ def measure(game: str) -> list[dict[str, float]]:
 
     import envs
     from discover.agent import Agent
-    from discover.parallel import compiler_options
+    from discover.runtime import compiler_options
     from discover.setups import usual_setup
     from discover.train import train
     from envs.uniform import strong

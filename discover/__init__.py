@@ -10,11 +10,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from discover import parallel, processes
+from discover import processes, runtime
 from discover.console import tell
 
-parallel.use_every_core()
-parallel.spare_shardy()
+runtime.use_every_core()
+runtime.spare_shardy()
 
 
 def _refuse_shadow() -> None:

@@ -25,10 +25,10 @@ from discover import processes
 from discover.config import AgentConfig
 from discover.console import tell
 from discover.names import unknown
-from discover.parallel import keep_programs
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
+from discover.runtime import keep_programs
 from discover.setups import LossConfig, usual_setup
 from discover.store import flatten
 

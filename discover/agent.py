@@ -65,7 +65,7 @@ class Agent:
     env: Any  # of the gymnax 1.0 interface
     config: AgentConfig
     critic_width: int = 1
-    shards: int = 1  # devices that share this life, along the mesh axis `parallel.AXIS`
+    shards: int = 1  # devices that share this life, along the mesh axis `team.AXIS`
 
     @classmethod
     def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from discover import parallel
+from discover import team
 from discover.config import AgentConfig
 from discover.networks import Networks
 from learned_objectives import Objective, Outputs, Progress, Rollout
@@ -59,7 +59,7 @@ class Learner:
         the gradients of actor and critic are clipped apart, nothing ties one network to the other until the next rollout: the
         first device trains the actor, the second the critic, and they meet once.
         """
-        flat = jax.tree.map(lambda x: parallel.by_device(x, self.row_shards), experience)
+        flat = jax.tree.map(lambda x: team.by_device(x, self.row_shards), experience)
         order = self._order(key)
         if self.config.clip == "together":
             return self._learn_together(objective, progress, params, opt_state, flat, rate, order)
@@ -73,7 +73,7 @@ class Learner:
         order = permutations(key, c.num_epochs, c.steps_per_update, self.row_shards)
         order = order.reshape(c.num_epochs * c.num_minibatches, -1)
         if self.row_shards > 1:  # the same rows, wherever they lie
-            order = jnp.asarray(parallel.row_by_device(c.num_steps, c.num_envs, self.row_shards))[order]
+            order = jnp.asarray(team.row_by_device(c.num_steps, c.num_envs, self.row_shards))[order]
         return order
 
     def _learn_together(self, objective, progress, params, opt_state, flat, rate, order):
@@ -81,16 +81,16 @@ class Learner:
 
         def slope(vector, index):
             batch, met = rows(flat, index), (flat[0].obs, flat[0].action)
-            mine = parallel.own(met, self.shards) if index is None else rows(met, parallel.own(index, self.shards))
+            mine = team.own(met, self.shards) if index is None else rows(met, team.own(index, self.shards))
             outputs, backward = jax.vjp(lambda v: self._outputs(unpack(v), *mine), vector)
 
             def loss(outputs):
                 return objective.loss(outputs, *batch, progress)
 
             # An objective sees whole minibatches, whoever ran the networks on their rows.
-            slopes, metrics = jax.grad(loss, has_aux=True)(parallel.gathered(outputs, self.shards))
-            (grads,) = backward(parallel.own(slopes, self.shards))
-            return parallel.summed(grads, self.shards), metrics
+            slopes, metrics = jax.grad(loss, has_aux=True)(team.gathered(outputs, self.shards))
+            (grads,) = backward(team.own(slopes, self.shards))
+            return team.summed(grads, self.shards), metrics
 
         (vector, opt_state), metrics = self._descend(slope, vector, opt_state, rate, order)
         return unpack(vector), opt_state, metrics
@@ -114,7 +114,7 @@ class Learner:
             return (unpack(vector), state), metrics
 
         tasks = [lambda: learn("actor", actor_loss), lambda: learn("critic", critic_loss)]
-        (actor, of_actor), (critic, of_critic) = parallel.divided(tasks, self.shards)
+        (actor, of_actor), (critic, of_critic) = team.divided(tasks, self.shards)
         params, opt_state = ({"actor": a, "critic": c} for a, c in zip(actor, critic, strict=True))
         return params, opt_state, of_actor | of_critic
 
@@ -170,5 +170,5 @@ def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.
     mask = jnp.uint32(2**index_bits - 1)
     words = (jax.random.bits(key, (count, size)) & ~mask) | jnp.arange(size, dtype=jnp.uint32)
     shards = shards if count % shards == 0 else 1
-    words = parallel.gathered(jnp.sort(parallel.own(words, shards), axis=-1), shards)
+    words = team.gathered(jnp.sort(team.own(words, shards), axis=-1), shards)
     return (words & mask).astype(jnp.int32)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import math
-import os
-import platform
-import warnings
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,81 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from discover import processes
+from discover.runtime import compiler_options
+from discover.team import AXIS
 
 PyTree = Any
-
-LARGE = 2**18  # bytes, of an array that is not worth packing with others
-AXIS = "envs"  # of the mesh: devices that share the environments and minibatches of one life
-
-
-def use_every_core() -> None:
-    """Give XLA one CPU device per core, unless the user has set a number or JAX has already started.
-
-    `import discover` calls this before it imports anything else, because importing gymnax starts JAX.
-
-    Lives are sharded over devices, and two virtual devices on two cores nearly double the throughput of one that spreads its
-    small products over both.
-    """
-    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
-    # RuntimeError: JAX has started. AttributeError: no affinity on this system.
-    with contextlib.suppress(RuntimeError, AttributeError):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-
-
-def spare_shardy() -> None:
-    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` over
-    arrays without elements, as Brax's states have (jaxlib 0.11.2, in ManualComputationUnusedInputsPattern)."""
-    if jax.__version_info__[:2] == (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
-        with contextlib.suppress(AttributeError):
-            jax.config.update("jax_use_shardy_partitioner", False)
-
-
-@lru_cache(maxsize=1)
-def compiler_options() -> dict[str, Any]:
-    """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of
-    tiny operations, and can deadlock on batched factorisations; the one that saves memory leaves the fewest of them for two
-    threads to argue over (measured, CartPole's rollouts: 8.2, 8.1 and 6.5
-    microseconds a step with it, the default and that). LLVM's last level of optimisation makes no life quicker, and
-    compilation longer by a tenth to a third."""
-    if jax.default_backend() != "cpu":
-        return {}
-    level = (
-        {}
-        if "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
-        else {"xla_backend_optimization_level": 2}
-    )
-    sparing = level | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    try:
-        jax.jit(lambda: jnp.int32(0), compiler_options=sparing).lower().compile()
-    except jax.errors.JaxRuntimeError:  # an older compiler, with two of the three
-        return level | {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-    return sparing
-
-
-def keep_programs() -> None:
-    """Keep compiled programs on disk, for the next process: a run that resumes waits for seconds, not for a minute, and needs a
-    third less memory.
-
-    Under the user's cache directory, apart for each kind of processor, whose instructions a program may use. A directory that
-    the user has named to JAX, as JAX_COMPILATION_CACHE_DIR for one, is left as it is.
-    """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
-        return
-    info = Path("/proc/cpuinfo")
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
-    except (RuntimeError, OSError):  # nobody's home
-        return
-    features = "".join(
-        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}) or lines
-    )
-    kind = hashlib.sha256(features.encode()).hexdigest()[:12]
-    jax.config.update("jax_compilation_cache_dir", str(base / "discover" / f"{platform.machine()}-{kind}"))
-    # What cannot be read or written is compiled again, and that is all there is to say of it.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def devices_for(count: int) -> list[Any]:
@@ -175,101 +96,6 @@ def spread(
         return jax.tree.map(lambda x: x[:n], outs)
 
     return jax.jit(run, compiler_options=compiler_options())
-
-
-def own(x: PyTree, shards: int, axis: int = 0) -> PyTree:
-    """This device's part of what all devices of a life have. Raises ValueError where there is no equal part for each."""
-    if shards == 1:
-        return x
-
-    def part(leaf):
-        if leaf.shape[axis] % shards:
-            raise ValueError(f"{leaf.shape[axis]} rows cannot be shared evenly by {shards} devices.")
-        size = leaf.shape[axis] // shards
-        return jax.lax.dynamic_slice_in_dim(leaf, jax.lax.axis_index(AXIS) * size, size, axis)
-
-    return jax.tree.map(part, x)
-
-
-def gathered(x: PyTree, shards: int, axis: int = 0) -> PyTree:
-    """The inverse of `own`. Devices meet once for all small arrays of a type, since each meeting costs them the same (measured:
-    70 microseconds between two cores), and once for every large one."""
-    if shards == 1:
-        return x
-    leaves, treedef = jax.tree.flatten(x)
-    whole: dict[int, jax.Array] = {}
-    small: dict[Any, list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        if _is_key(leaf):
-            whole[i] = jax.lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
-        elif leaf.size * leaf.dtype.itemsize > LARGE:
-            # Still as they came in memory, until somebody wants them otherwise: see `by_device`.
-            parts = jnp.moveaxis(jax.lax.all_gather(leaf, AXIS), 0, axis)
-            whole[i] = parts.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 1 :])
-        else:
-            small.setdefault(leaf.dtype, []).append(i)
-    for members in small.values():
-        fronted = [jnp.moveaxis(leaves[i], axis, 0) for i in members]
-        widths = [math.prod(leaf.shape[1:]) for leaf in fronted]
-        rows = [leaf.reshape(len(leaf), width) for leaf, width in zip(fronted, widths, strict=True)]
-        rows = jnp.concatenate(rows, axis=1)
-        rows = jax.lax.all_gather(rows, AXIS, axis=0, tiled=True)
-        parts = jnp.split(rows, np.cumsum(widths)[:-1], axis=1)
-        for i, leaf, part in zip(members, fronted, parts, strict=True):
-            whole[i] = jnp.moveaxis(part.reshape(len(rows), *leaf.shape[1:]), 0, axis)
-    return jax.tree.unflatten(treedef, [whole[i] for i in range(len(leaves))])
-
-
-def by_device(x: jax.Array, shards: int) -> jax.Array:
-    """[T, B, ...] as rows [T * B, ...]: each device's environments' one after another, as `gathered` has them in memory, so that
-    what is large need not be laid out anew."""
-    steps, envs = x.shape[:2]
-    parts = x.reshape(steps, shards, envs // shards, *x.shape[2:])
-    return jnp.moveaxis(parts, 1, 0).reshape(steps * envs, *x.shape[2:])
-
-
-def row_by_device(steps: int, envs: int, shards: int) -> np.ndarray:
-    """i32[T * B]: which row of `by_device` holds step t of environment b, at t * B + b."""
-    rows = np.arange(steps * envs, dtype=np.int32).reshape(shards, steps, envs // shards)
-    return rows.swapaxes(0, 1).reshape(-1)
-
-
-def summed(x: PyTree, shards: int) -> PyTree:
-    """Over the devices of a life."""
-    return x if shards == 1 else jax.lax.psum(x, AXIS)
-
-
-def divided(tasks: Sequence[Callable[[], tuple]], shards: int) -> list[tuple]:
-    """[task() for task in tasks], each a tuple. With several devices, as many as there are tasks or more, each task is run by one
-    of them, and all come to have all results, bit for bit. They meet once for each element of the tuples and each width of
-    number, and not at all for an element that nobody reads."""
-    if shards == 1:
-        return [task() for task in tasks]
-    tasks = [jax.jit(task, inline=True) for task in tasks]  # traced once, though called twice here
-    absent = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task)) for task in tasks]
-
-    def only(i):
-        return lambda: [task() if i == j else absent[j] for j, task in enumerate(tasks)]
-
-    found = jax.lax.switch(
-        jnp.minimum(jax.lax.axis_index(AXIS), len(tasks)), [*map(only, range(len(tasks))), lambda: absent]
-    )
-    return list(zip(*(_added(list(elements)) for elements in zip(*found, strict=True)), strict=True))
-
-
-def _added(tree: PyTree) -> PyTree:
-    """The sum over the devices of a life, of arrays that are zero on all but one: their bits, in one meeting for each width."""
-    leaves, treedef = jax.tree.flatten(tree)
-    bits = [jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") for x in leaves]
-    for width in {x.dtype for x in bits}:
-        members = [i for i, x in enumerate(bits) if x.dtype == width]
-        whole = jax.lax.psum(jnp.concatenate([bits[i].reshape(-1) for i in members]), AXIS)
-        parts = jnp.split(whole, np.cumsum([bits[i].size for i in members])[:-1])
-        for i, part in zip(members, parts, strict=True):
-            bits[i] = part.reshape(leaves[i].shape)
-    return jax.tree.unflatten(
-        treedef, [jax.lax.bitcast_convert_type(x, y.dtype) for x, y in zip(bits, leaves, strict=True)]
-    )
 
 
 def spread_some(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from discover.networks import Networks
-from discover.parallel import gathered, own
+from discover.team import gathered, own
 from learned_objectives import Rollout
 
 PyTree = Any
@@ -144,7 +144,7 @@ def rollout(
 
     The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
     that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
-    environments, the policy and the starts. With `shards`, each of so many devices along `parallel.AXIS` steps its part of the
+    environments, the policy and the starts. With `shards`, each of so many devices along `team.AXIS` steps its part of the
     environments, and all come to have all of it; what is drawn does not depend on how many they are.
     """
     num_envs = carry.obs.shape[0]

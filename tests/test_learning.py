@@ -12,7 +12,7 @@ import pytest
 import discover
 import envs
 import learned_objectives as lo
-from discover import parallel
+from discover import parallel, team
 from discover.agent import Agent, AgentConfig
 from discover.learning import permutations
 from discover.train import as_arrays
@@ -132,10 +132,10 @@ def test_tasks_are_divided_bit_for_bit():
         lambda: ({"y": jnp.arange(6, dtype=jnp.int8).reshape(2, 3)}, jnp.zeros(())),
         lambda: ((), jnp.bfloat16(0.1)),
     ]
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (parallel.AXIS,))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (team.AXIS,))
     spec = jax.sharding.PartitionSpec()
-    shared = jax.shard_map(lambda: parallel.divided(tasks, 4), mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
-    alone, together = parallel.divided(tasks, 1), jax.jit(shared)()
+    shared = jax.shard_map(lambda: team.divided(tasks, 4), mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
+    alone, together = team.divided(tasks, 1), jax.jit(shared)()
     assert jax.tree.structure(alone) == jax.tree.structure(together)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         assert a.dtype == b.dtype

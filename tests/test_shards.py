@@ -10,14 +10,14 @@ import pytest
 import discover
 import envs
 import learned_objectives as lo
-from discover import parallel
+from discover import parallel, team
 from discover.agent import Agent, AgentConfig
 from discover.train import _usual_shards, as_arrays
 
 MLP = AgentConfig(num_envs=8, num_steps=16, num_epochs=2, num_minibatches=2, hidden=(16, 16), learning_rate=1e-2)
 SETUPS = {
     "CartPole-v1": MLP,
-    # On two devices 410 kB of frames each, more than `parallel.LARGE`.
+    # On two devices 410 kB of frames each, more than `team.LARGE`.
     "Breakout-MinAtar": dataclasses.replace(MLP, network="mlp", activation="relu", num_steps=64),
     "Pendulum-v1": dataclasses.replace(MLP, normalise_obs=True, normalise_reward=True),
     "gridworld/small": discover.usual_setup("gridworld/small").agent,  # tables, and the whole rollout in one minibatch
@@ -51,21 +51,21 @@ def test_a_shared_life_is_the_life_of_one_device(name):
 def test_rows_by_device():
     """Three steps of four environments on two devices, numbered as 10 t + b."""
     x = 10 * jnp.arange(3)[:, None] + jnp.arange(4)
-    assert parallel.by_device(x, 2).tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
-    assert parallel.by_device(x, 1).tolist() == x.reshape(-1).tolist()
-    places = parallel.row_by_device(3, 4, 2)
+    assert team.by_device(x, 2).tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
+    assert team.by_device(x, 1).tolist() == x.reshape(-1).tolist()
+    places = team.row_by_device(3, 4, 2)
     assert places.tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
 
 
 def test_devices_gather_what_each_owns():
     x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
     x["empty"] = jnp.zeros((1, 12, 0))  # as Brax's mjx has
-    x["large"] = jnp.arange(6.0 * parallel.LARGE).reshape(2, 12, -1)
+    x["large"] = jnp.arange(6.0 * team.LARGE).reshape(2, 12, -1)
 
     def both(x):
-        return parallel.gathered(parallel.own(x, 4, 1), 4, 1)
+        return team.gathered(team.own(x, 4, 1), 4, 1)
 
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(1, 4), ("lives", parallel.AXIS))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(1, 4), ("lives", team.AXIS))
     spec = jax.sharding.PartitionSpec()
     back = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))(x)
     jax.tree.map(np.testing.assert_array_equal, back, x)
@@ -103,7 +103,7 @@ def test_train_shares_a_life_unless_told_how(monkeypatch):
 
 def test_rows_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="5 rows cannot be shared evenly by 2 devices"):
-        parallel.own(jnp.zeros(5), 2)
+        team.own(jnp.zeros(5), 2)
 
 
 def test_what_is_placed_compiles_nothing_again():
