@@ -32,8 +32,8 @@ def use_every_core() -> None:
 
 
 def spare_shardy() -> None:
-    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` that uses
-    an array without elements from outside, argument or constant, as Brax's systems have many (jaxlib 0.11.2, in
+    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` that
+    uses an array without elements from outside, argument or constant, as Brax's systems have many (jaxlib 0.11.2, in
     ManualComputationUnusedInputsPattern)."""
     if jax.__version_info__[:2] == (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
         with contextlib.suppress(AttributeError):
