@@ -18,8 +18,9 @@ import numpy as np
 import discover
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import SEED, SEEDS
-from discover.setups import usual_setup
+from discover.setups import Setup, usual_setup
 from discover.statistics import Interval, interval, iqm_interval, probability_of_improvement
+from discover.store import completed
 
 RESULTS = ROOT / "benchmarks/results"
 CELLS = {
@@ -35,7 +36,7 @@ CELLS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0; 1 if today's returns are others, over all cells together."""
+    """The exit status: 0; 1 if today's returns are others, over all cells together, or there are none to compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.again", description=__doc__)
     parser.add_argument("--envs", nargs="+", choices=CELLS, default=list(CELLS))
     args = parser.parse_args(argv)
@@ -44,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for env in args.envs:
         usual = usual_setup(env)
-        theirs = recorded["setups"][env]["agent"]
-        if json.loads(json.dumps(asdict(usual.agent))) != theirs:
+        if json.loads(json.dumps(asdict(usual))) != completed(Setup, recorded["setups"][env]):
             print(
                 f"{env}: its usual agents are others than those recorded, so there is nothing to compare.",
                 file=sys.stderr,
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(compare(env, objective, before[env, objective]))
             print(describe(rows[-1]), flush=True)
     if not rows:
-        return 0
+        return 1
     together = over_all(rows)
     head = provenance() | {"seeds": SEEDS, "seed": SEED, "recorded": recorded["trained_by"]}
     if args.envs == list(CELLS):

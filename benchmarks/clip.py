@@ -2,7 +2,8 @@
 
 `AgentConfig(clip="apart")` lets two cores train a network each, and is another algorithm than the usual one, whose norm is of
 both networks together. So PPO is trained with it wherever benchmarks/again.py looks, and held beside the usual PPO of
-results/returns.json: the IQMs of ten seeds, and the probability that a seed clipped apart returns more.
+results/returns.json, which code as of today repeats (`python -m benchmarks.again`): the IQMs of ten seeds, and the probability
+that a seed clipped apart returns more.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def measure(name: str) -> dict[str, Any]:
         import envs.brax  # noqa: F401  # `envs.make` imports it late
     search = search_for(recipe)
     programs = search.programs(search.init())
-    jax.block_until_ready([arguments for _, arguments in programs.values()])  # what makes them would be timed beside the tracing
+    jax.block_until_ready(
+        [arguments for _, arguments in programs.values()]
+    )  # what makes them would be timed beside the tracing
     trace, compilation, read = 0.0, 0.0, 0
     for program, arguments in programs.values():
         began = time.perf_counter()

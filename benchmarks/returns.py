@@ -25,8 +25,8 @@ from discover.agent import AgentConfig
 from discover.comparison import Comparison, Curve, Trial, finite
 from discover.evaluate import Cells, evaluate, read_cells
 from discover.record import fingerprint
-from discover.setups import SHUFFLED_GRID, LossConfig, usual_setup
-from discover.store import write_text
+from discover.setups import SHUFFLED_GRID, LossConfig, Setup, usual_setup
+from discover.store import completed, write_text
 from discover.train import as_json, resolve_objective
 from learned_objectives.cards import TESTED
 
@@ -131,7 +131,8 @@ def recorded(group: str, report: Report) -> Found:
         for row in told["rows"]:
             env, name, steps = row["env"], row["objective"], row["total_steps"]
             same_objective = told["objectives"].get(name) == now.get(name)
-            same_agents = told.get("setups", {}).get(env) == settings.get(env)
+            agents = told.get("setups", {}).get(env)
+            same_agents = agents is not None and completed(Setup, agents) == settings.get(env)
             if same_objective and same_agents and steps in asked.budgets.get(env, ()):
                 final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
                 out[Trial(env, steps), name] = Curve(final[:, None], np.asarray([steps], np.int64))

@@ -16,7 +16,7 @@ from gymnax.environments import spaces
 
 from discover import rollout as ro
 from discover.config import AgentConfig
-from discover.learning import Learner
+from discover.learning import Learner, require_separable
 from discover.networks import Networks, make_networks
 from learned_objectives import Objective, Progress, Rollout
 
@@ -72,11 +72,8 @@ class Agent:
         """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
         agent = cls(env, config, objective.critic_width)
         agent.networks  # raises for spaces that no head serves  # noqa: B018
-        if config.clip == "apart" and not objective.separable:
-            raise ValueError(
-                f"the loss of {type(objective).__name__} is of both networks at once, and so must be the clipping of its "
-                "gradients: choose clip='together', or give it an actor_loss and a critic_loss instead."
-            )
+        if config.clip == "apart":
+            require_separable(objective)
         if config.normalise_obs and isinstance(env.observation_space(env.default_params), spaces.Discrete):
             raise ValueError(f"normalise_obs has no meaning for {env.name}, whose observations number states.")
         if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
@@ -109,6 +106,19 @@ class Agent:
     def worth_sharing(self) -> bool:
         """Whether the rows of a rollout are worth dealing out to devices that then must meet: large minibatches, or physics."""
         return self.fills_cache or getattr(self.env, "dear_resets", False)
+
+    def useful_shards(self, spare: int) -> int:
+        """Of so many devices, those that a life is quicker on: two if its networks are trained apart, as many as share its rows
+        evenly if these are worth sharing. Measured on cores alone, and so done on cores alone."""
+        c = self.config
+        if jax.default_backend() != "cpu":
+            return 1
+        if c.clip == "apart":
+            return min(spare, 2)
+        if not self.worth_sharing:
+            return 1
+        rows = c.steps_per_update // c.num_minibatches
+        return max(d for d in range(1, spare + 1) if c.num_envs % d == 0 and rows % d == 0)
 
     @property
     def _row_shards(self) -> int:

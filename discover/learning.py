@@ -43,6 +43,16 @@ class Learner:
             return {name: self.optimizer.init(self._packed(own)[0]) for name, own in params.items()}
         return self.optimizer.init(self._packed(params)[0])
 
+    def direction(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
+        """Where the optimiser would step next, from gradients as they are: a tree as of the parameters."""
+        if self.config.clip == "apart":
+            return {name: self._direction(grads[name], opt_state[name], params[name]) for name in params}
+        return self._direction(grads, opt_state, params)
+
+    def _direction(self, grads, opt_state, params):
+        vector, unpack = self._packed(params)
+        return unpack(self.optimizer.update(self._packed(grads)[0], opt_state, vector)[0])
+
     def learn(
         self,
         objective: Objective,
@@ -59,6 +69,8 @@ class Learner:
         the gradients of actor and critic are clipped apart, nothing ties one network to the other until the next rollout: the
         first device trains the actor, the second the critic, and they meet once.
         """
+        if self.config.clip == "apart":
+            require_separable(objective)
         flat = jax.tree.map(lambda x: team.by_device(x, self.row_shards), experience)
         order = self._order(key)
         if self.config.clip == "together":
@@ -97,8 +109,8 @@ class Learner:
 
     def _learn_apart(self, objective, progress, params, opt_state, flat, rate, order):
         def actor_loss(actor, rollout, targets):
-            policy = self.networks.actor({"actor": actor}, rollout.obs)
-            return objective.actor_loss(policy.log_prob(rollout.action), policy.entropy(), rollout, targets, progress)
+            log_prob, entropy = self._policy({"actor": actor}, rollout.obs, rollout.action)
+            return objective.actor_loss(log_prob, entropy, rollout, targets, progress)
 
         def critic_loss(critic, rollout, targets):
             critic = self.networks.critic({"critic": critic}, rollout.obs)
@@ -141,8 +153,21 @@ class Learner:
         return ravel_pytree(params) if self.config.optimizer == "adam" else (params, lambda same: same)
 
     def _outputs(self, params: PyTree, obs: PyTree, action: PyTree) -> Outputs:
+        return Outputs(*self._policy(params, obs, action), self.networks.critic(params, obs))
+
+    def _policy(self, params: PyTree, obs: PyTree, action: PyTree) -> tuple[jax.Array, jax.Array]:
+        """(log pi(a|s), entropy)."""
         policy = self.networks.actor(params, obs)
-        return Outputs(policy.log_prob(action), policy.entropy(), self.networks.critic(params, obs))
+        return policy.log_prob(action), policy.entropy()
+
+
+def require_separable(objective: Objective) -> None:
+    """ValueError where the networks cannot be trained apart."""
+    if not getattr(objective, "separable", False):
+        raise ValueError(
+            f"{type(objective).__name__} has a loss of its own, which may tie the networks to one another, so that their "
+            "gradients are clipped as one: choose clip='together', or give it an actor_loss and a critic_loss instead."
+        )
 
 
 def rows(tree: PyTree, index: jax.Array | None) -> PyTree:

@@ -283,7 +283,7 @@ def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: W
 
     actor = ahead.params["actor"]
     grads = jax.tree.map(jnp.zeros_like, ahead.params) | {"actor": jax.grad(loss)(actor)}
-    direction, _ = agent.learner.optimizer.update(grads, ahead.opt_state, ahead.params)
+    direction = agent.learner.direction(grads, ahead.opt_state, ahead.params)
     target = jax.tree.map(lambda p, d: p - task.learning_rate * d, ahead.params, direction)
     obs = ro.see(seen.after.env, seen.outer.obs)
     target = jax.lax.stop_gradient(agent.networks.actor(target, obs))

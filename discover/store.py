@@ -11,7 +11,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,8 @@ def _check_recipe(path: Path, recipe: Any) -> None:
     mine = flatten(dataclasses.asdict(recipe))
     if path.exists():
         try:
-            theirs = flatten(json.loads(path.read_text()))
-        except (ValueError, AttributeError, OSError, RecursionError):
+            theirs = flatten(completed(type(recipe), json.loads(path.read_text())))
+        except (ValueError, TypeError, AttributeError, OSError, RecursionError):
             raise RunError(f"{path} is not a readable recipe: choose another --out.") from None
         for name in [*mine, *(n for n in theirs if n not in mine)]:
             if mine.get(name) != theirs.get(name) and name not in MAY_CHANGE:
@@ -222,6 +223,17 @@ def _check_recipe(path: Path, recipe: Any) -> None:
                     f"{mine.get(name)!r}. Choose another --out, or the same {name}."
                 )
     write_text(path, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+
+def completed(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON holds of a dataclass, with the fields that it has got since: their defaults are what there was before them."""
+    kinds, out = typing.get_type_hints(cls), dict(stored)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(kinds[f.name]):
+            out[f.name] = completed(kinds[f.name], out.get(f.name, {}))
+        elif f.name not in out and f.default is not dataclasses.MISSING:
+            out[f.name] = json.loads(json.dumps(f.default))
+    return out
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 PyTree = Any
 
-AXIS = "envs"  # of the mesh: the devices of one life
+AXIS = "team"  # of the mesh: the devices of one life
 LARGE = 2**18  # bytes, of an array that is not worth packing with others
 
 
@@ -83,11 +83,13 @@ def summed(x: PyTree, shards: int) -> PyTree:
 
 
 def divided(tasks: Sequence[Callable[[], tuple]], shards: int) -> list[tuple]:
-    """[task() for task in tasks], each a tuple. With several devices, as many as there are tasks or more, each task is run by one
-    of them, and all come to have all results, bit for bit. They meet once for each element of the tuples and each width of
-    number, and not at all for an element that nobody reads."""
+    """[task() for task in tasks], each a tuple of trees of real numbers or truth values. With several devices each task is run by
+    one of them, and all come to have all results, bit for bit. They meet once for each element of the tuples and each width of
+    number, and not at all for an element that nobody reads. Raises ValueError where devices are fewer than tasks."""
     if shards == 1:
         return [task() for task in tasks]
+    if shards < len(tasks):
+        raise ValueError(f"{len(tasks)} tasks cannot be divided among {shards} devices: each needs one.")
     tasks = [jax.jit(task, inline=True) for task in tasks]  # traced once, though called twice here
     absent = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task)) for task in tasks]
 
@@ -103,13 +105,21 @@ def divided(tasks: Sequence[Callable[[], tuple]], shards: int) -> list[tuple]:
 def _added(tree: PyTree) -> PyTree:
     """The sum over the devices of a life, of arrays that are zero on all but one: their bits, in one meeting for each width."""
     leaves, treedef = jax.tree.flatten(tree)
-    bits = [jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") for x in leaves]
-    for width in {x.dtype for x in bits}:
+    bits = [_bits(x) for x in leaves]
+    for width in sorted({x.dtype for x in bits}, key=str):
         members = [i for i, x in enumerate(bits) if x.dtype == width]
         whole = jax.lax.psum(jnp.concatenate([bits[i].reshape(-1) for i in members]), AXIS)
         parts = jnp.split(whole, np.cumsum([bits[i].size for i in members])[:-1])
         for i, part in zip(members, parts, strict=True):
             bits[i] = part.reshape(leaves[i].shape)
-    return jax.tree.unflatten(
-        treedef, [jax.lax.bitcast_convert_type(x, y.dtype) for x, y in zip(bits, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, [_of_bits(x, leaf.dtype) for x, leaf in zip(bits, leaves, strict=True)])
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return (
+        x.astype(jnp.uint8) if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
     )
+
+
+def _of_bits(x: jax.Array, dtype: Any) -> jax.Array:
+    return x.astype(bool) if dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, dtype)

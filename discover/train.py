@@ -59,7 +59,8 @@ def train(
       num_evals: points of the learning curve.
       chunk: seeds trained side by side on a device. With a number, less memory, and the same result on any number of devices.
         None: all of its share, or one after another on a CPU whose cache a single agent's minibatch fills; and a seed whose
-        minibatches are large, or whose environment is dear to step, has all cores that others leave it.
+        minibatches are large, or whose environment is dear to step, has all cores that others leave it. Or a core for each
+        network, if their gradients are clipped apart.
       agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its own knobs unless `loss` is given.
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
@@ -80,7 +81,8 @@ def train(
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
     if chunk is None:
-        learner = replace(learner, shards=_usual_shards(learner, num_seeds))
+        spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
+        learner = replace(learner, shards=learner.useful_shards(max(spare, 1)))
     result = _train(learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, progress)
     if directory is not None:
         _write(
@@ -123,21 +125,6 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
     env_steps = stops[1:].astype(np.int64) * agent.config.steps_per_update
     alone = replace(agent, shards=1)  # what is done with it from here on is done on one device
     return TrainResult(np.stack(returns, axis=1), env_steps, alone, task if each is None else each, state)
-
-
-def _usual_shards(agent: Agent, num_seeds: int) -> int:
-    """Devices that a life has to itself where there are more of them than seeds: two if its networks are trained apart, all if
-    the rows of its rollouts are worth their meeting. Measured on cores alone, and so done on cores alone."""
-    if jax.default_backend() != "cpu" or jax.process_count() > 1:
-        return 1
-    c = agent.config
-    spare = max(jax.local_device_count() // num_seeds, 1)
-    if c.clip == "apart":
-        return min(spare, 2)
-    if not agent.worth_sharing:
-        return 1
-    rows = c.steps_per_update // c.num_minibatches
-    return max(d for d in range(1, spare + 1) if c.num_envs % d == 0 and rows % d == 0)
 
 
 @lru_cache(maxsize=64)

@@ -82,8 +82,10 @@ class Objective(struct.PyTreeNode):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Once per minibatch: how far are we from it? Returns f32[] to minimise, and metrics for a log.
 
-        As inherited, `actor_loss` + `critic_loss`. An objective that does not come apart like that overrides this instead.
+        As inherited, `actor_loss` + `critic_loss`, whose metrics have names of their own. An objective that does not come apart
+        like that overrides this instead.
         """
+        same_shape(outputs.log_prob, outputs.entropy, outputs.critic[..., 0])
         actor, of_actor = self.actor_loss(outputs.log_prob, outputs.entropy, rollout, targets, progress)
         critic, of_critic = self.critic_loss(outputs.critic, rollout, targets, progress)
         return actor + critic, of_actor | of_critic
@@ -102,5 +104,14 @@ class Objective(struct.PyTreeNode):
 
     @property
     def separable(self) -> bool:
-        """Whether `loss` is the sum of the two, so that either network can be trained without the other."""
+        """Whether `loss` is as inherited, the sum of the two, so that either network can be trained without the other."""
         return type(self).loss is Objective.loss
+
+
+def same_shape(*arrays: jax.Array) -> None:
+    """Refuse [N, 1] meeting [N], which would broadcast to [N, N] unnoticed."""
+    shapes = {jnp.shape(a) for a in arrays}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"log ratio, advantage, entropy and value (or prediction) must have one shape, and have {shapes}."
+        )

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Progress
+from learned_objectives.core import Progress, same_shape
 
 
 class Drift(struct.PyTreeNode):
@@ -109,10 +109,3 @@ def require(progress: Progress | None, name: str) -> Progress:
             "pass learned_objectives.Progress(step, lifetime), both in environment steps."
         )
     return progress
-
-
-def same_shape(*arrays: jax.Array) -> None:
-    """Refuse [N, 1] meeting [N], which would broadcast to [N, N] unnoticed."""
-    shapes = {jnp.shape(a) for a in arrays}
-    if len(shapes) != 1:
-        raise ValueError(f"log ratio, advantage, entropy and value must have one shape, and have {shapes}.")

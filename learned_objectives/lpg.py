@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Progress, Rollout
-from learned_objectives.drifts import same_shape
+from learned_objectives.core import Objective, Progress, Rollout, same_shape
 from learned_objectives.recurrent import gru, lstm
 
 GATES = {"lstm": 4, "gru": 3}

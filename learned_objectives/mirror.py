@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Progress, Rollout
-from learned_objectives.drifts import Clip, Drift, same_shape
+from learned_objectives.core import Objective, Progress, Rollout, same_shape
+from learned_objectives.drifts import Clip, Drift
 
 
 class MirrorTargets(NamedTuple):

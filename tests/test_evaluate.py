@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -106,6 +107,23 @@ def test_results_got_otherwise_are_not_mixed_in(first, counted, changes, sentenc
         evaluate(["ppo"], [WORLD], out=out, **SMALL | changes)
     assert not counted
     assert (out / "evaluation.json").read_bytes() == before
+
+
+def test_results_from_before_a_setting_existed_have_its_default(first, tmp_path, counted):
+    report = json.loads((first[0] / "evaluation.json").read_text())
+    assert report["settings"]["setups"][WORLD]["agent"].pop("clip") == "together"
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"agent.clip was together, and it is apart now"):
+        evaluate(["ppo"], [WORLD], out=tmp_path, agent=discover.AgentConfig(clip="apart"), **SMALL)
+    evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
+    assert not counted
+
+
+def test_recorded_returns_are_of_agents_as_they_are():
+    """What `python -m benchmarks.returns` need not train again, and `benchmarks.again` holds today's code against."""
+    returns = pytest.importorskip("benchmarks.returns", reason="an installed package has no benchmarks")
+    report = json.loads((Path(returns.__file__).parent / "results/returns.json").read_text())["groups"]
+    assert all(returns.recorded(group, report) for group in returns.GROUPS)
 
 
 def test_another_process_is_refused_while_one_goes_on(first, counted):

@@ -19,19 +19,8 @@ SEEDS = (0, 1)
 
 
 @cache
-def played(env, seed):
-    """First observation [B, ...], then observations, states, rewards and ends [B, T], from rows anywhere on the board."""
-    rng = np.random.default_rng(seed)
-    actions = rng.choice(3, (B, T), p=[0.2, 0.7, 0.1])
-    actions[:4] = 1  # up all the way
-    if env.num_actions == 6:
-        actions = np.where(
-            rng.random((B, T)) < 0.8, 2 * actions, 2 * actions + 1
-        )  # nothing, up, down, or one without effect
-    rows = rng.integers(1, 10, B)
-    params = env.default_params.replace(player_speed=3 - 2 * seed)
-
-    def play(key, keys, actions, row):
+def program(env):
+    def play(params, key, keys, actions, row):
         obs, state = env.reset_env(key, params)
 
         def step(state, inputs):
@@ -41,9 +30,22 @@ def played(env, seed):
 
         return obs, jax.lax.scan(step, state.replace(pos=row), (keys, actions))[1]
 
+    return jax.jit(jax.vmap(play, in_axes=(None, 0, 0, 0, 0)))
+
+
+@cache
+def played(env, seed):
+    """First observation [B, ...], then observations, states, rewards and ends [B, T], from rows anywhere on the board."""
+    rng = np.random.default_rng(seed)
+    actions = rng.choice(3, (B, T), p=[0.2, 0.7, 0.1])
+    actions[:4] = 1  # up all the way
+    if env.num_actions == 6:  # nothing, up, down, or one without effect
+        actions = np.where(rng.random((B, T)) < 0.8, 2 * actions, 2 * actions + 1)
+    rows = rng.integers(1, 10, B)
+    params = env.default_params.replace(player_speed=3 - 2 * seed)
     starts, steps = jax.random.split(jax.random.key(seed))
-    play = jax.jit(jax.vmap(play))
-    return jax.device_get(play(jax.random.split(starts, B), jax.random.split(steps, (B, T)), actions, rows))
+    keys = jax.random.split(starts, B), jax.random.split(steps, (B, T))
+    return jax.device_get(program(env)(params, *keys, actions, rows))
 
 
 @pytest.mark.parametrize("minimal", ACTIONS)

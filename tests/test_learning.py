@@ -17,6 +17,8 @@ from discover.agent import Agent, AgentConfig
 from discover.learning import permutations
 from discover.train import as_arrays
 
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is nearly all the cost
+
 # A norm so low that every gradient is clipped, and steps large enough to see.
 CONFIG = AgentConfig(
     num_envs=8,
@@ -35,10 +37,15 @@ def experience(config, objective):
     env, env_params = envs.make("CartPole-v1")
     agent = Agent.fit(env, config, objective)
     task = agent.task(env_params, 10_000)
-    state = agent.init(task, jax.random.key(0))
-    _, rollout = agent.rollout(objective, task, state, list(jax.random.split(jax.random.key(1), 3)))
-    progress = agent.progress(task, state)
-    return agent, state, progress, rollout, objective.targets(rollout, progress)
+
+    @jit
+    def live():
+        state = agent.init(task, jax.random.key(0))
+        _, rollout = agent.rollout(objective, task, state, list(jax.random.split(jax.random.key(1), 3)))
+        progress = agent.progress(task, state)
+        return state, progress, rollout, objective.targets(rollout, progress)
+
+    return agent, *live()
 
 
 def optax_params(agent, objective, state, progress, rollout, targets):
@@ -55,11 +62,12 @@ def optax_params(agent, objective, state, progress, rollout, targets):
         outputs = lo.Outputs(policy.log_prob(rollout.action), policy.entropy(), critic)
         return objective.loss(outputs, rollout, targets, progress)[0]
 
-    params, opt_state = state.params, optimizer.init(state.params)
-    for _ in range(c.num_epochs):
-        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+    def step(_, carry):
+        updates, opt_state = optimizer.update(jax.grad(loss)(carry[0]), carry[1], carry[0])
+        return optax.apply_updates(carry[0], updates), opt_state
+
+    descend = jit(lambda params: jax.lax.fori_loop(0, c.num_epochs, step, (params, optimizer.init(params)))[0])
+    return descend(state.params)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -70,7 +78,7 @@ def test_gradient_steps_are_those_of_optax(clip, optimizer):
     config = dataclasses.replace(config, learning_rate={"adam": 0.05, "sgd": 1.0}[optimizer])
     agent, state, progress, rollout, targets = experience(config, objective)
     expected = optax_params(agent, objective, state, progress, rollout, targets)
-    params, _, metrics = jax.jit(
+    params, _, metrics = jit(
         lambda s: agent.learner.learn(
             objective, progress, s.params, s.opt_state, (rollout, targets), config.learning_rate, s.key
         )
@@ -96,33 +104,28 @@ def test_clipping_apart_is_something_else():
     assert not np.allclose(*(jax.tree.leaves(p["actor"])[0] for p in (together, apart)), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Breakout-MinAtar", "Pendulum-v1"])
-def test_networks_apart_on_several_devices_are_those_of_one(name):
-    """Whether devices share the environments, as Breakout's, or each step all of them."""
-    env, env_params = envs.make(name)
-    config = AgentConfig(
-        num_envs=8, num_steps=16, num_epochs=2, num_minibatches=2, hidden=(16, 16), network="mlp", clip="apart"
-    )
-    if name == "Breakout-MinAtar":  # more than a core's cache a minibatch
-        config = dataclasses.replace(config, num_steps=256)
-    config = dataclasses.replace(config, normalise_obs=name == "Pendulum-v1", normalise_reward=name == "Pendulum-v1")
+@pytest.mark.parametrize("rows_too", [False, True])
+def test_networks_apart_on_several_devices_are_those_of_one(rows_too, monkeypatch):
+    """Whether devices share the environments, or each step all of them, and one of three has no network to train."""
+    if rows_too:
+        monkeypatch.setattr("discover.agent.CACHE", 0)
+    env, env_params = envs.make("CartPole-v1")
+    config = dataclasses.replace(CONFIG, clip="apart", num_minibatches=2, normalise_obs=True, normalise_reward=True)
     objective = as_arrays(lo.Mirror())
     alone = Agent.fit(env, config, objective)
-    task = alone.task(env_params, config.steps_per_update * 3)
+    task = alone.task(env_params, config.steps_per_update * 2)
+
+    def life(shared, key):
+        agent = dataclasses.replace(alone, shards=shared.size)
+        return jax.lax.fori_loop(0, 2, lambda _, s: agent.update(objective, task, s)[0], agent.init(task, key))
 
     def lived(shards):
-        agent = dataclasses.replace(alone, shards=shards)
-        program = parallel.spread(
-            lambda shared, key: agent.update(*shared, agent.update(*shared, agent.init(shared[1], key))[0]),
-            chunk=1,
-            team=shards,
-        )
-        return parallel.bare(program((objective, task), jax.random.split(jax.random.key(0), 1)))
+        program = parallel.spread(life, chunk=1, team=shards)
+        return parallel.bare(program(jnp.zeros(shards), jax.random.split(jax.random.key(0), 1)))
 
-    one = lived(1)
-    for shards in (2, 4) if name == "CartPole-v1" else (2,):
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), lived(shards), one)
-    assert alone.worth_sharing == (name == "Breakout-MinAtar")
+    assert alone.worth_sharing == rows_too
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, lived(2 if rows_too else 3), lived(1))
 
 
 def test_tasks_are_divided_bit_for_bit():
@@ -130,7 +133,7 @@ def test_tasks_are_divided_bit_for_bit():
     tasks = [
         lambda: ({"x": odd, "n": jnp.int32(-7)}, jnp.ones((2, 3))),
         lambda: ({"y": jnp.arange(6, dtype=jnp.int8).reshape(2, 3)}, jnp.zeros(())),
-        lambda: ((), jnp.bfloat16(0.1)),
+        lambda: ((), {"half": jnp.bfloat16(0.1), "true": jnp.bool_([True, False])}),
     ]
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (team.AXIS,))
     spec = jax.sharding.PartitionSpec()
@@ -140,6 +143,21 @@ def test_tasks_are_divided_bit_for_bit():
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         assert a.dtype == b.dtype
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_tasks_need_a_device_each():
+    with pytest.raises(ValueError, match="3 tasks cannot be divided among 2 devices"):
+        team.divided([tuple, tuple, tuple], 2)
+
+
+@pytest.mark.parametrize("clip", ["together", "apart"])
+def test_the_next_direction_is_that_of_optax(clip):
+    agent, state, *_ = experience(dataclasses.replace(CONFIG, clip=clip), as_arrays(lo.Mirror()))
+    grads = jax.tree.map(lambda x: x + 0.1, state.params)
+    adam = optax.scale_by_adam(eps=agent.config.adam_eps)
+    expected, _ = adam.update(grads, adam.init(state.params))
+    found = agent.learner.direction(grads, state.opt_state, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 class Tied(lo.Mirror):
@@ -152,8 +170,11 @@ class Tied(lo.Mirror):
 def test_a_loss_of_both_networks_at_once_cannot_be_clipped_apart():
     assert lo.Mirror().separable
     assert not Tied().separable
-    with pytest.raises(ValueError, match=r"the loss of Tied is of both networks at once.*choose clip='together'"):
+    with pytest.raises(ValueError, match=r"Tied has a loss of its own.*choose clip='together'"):
         discover.train(Tied(), agent=dataclasses.replace(CONFIG, clip="apart"), total_steps=1000)
+    agent, state, *rest = experience(dataclasses.replace(CONFIG, clip="apart"), lo.Mirror())
+    with pytest.raises(ValueError, match="Tied has a loss of its own"):  # of an agent that was not fitted to it, too
+        agent.learner.learn(Tied(), rest[0], state.params, state.opt_state, tuple(rest[1:]), 0.1, state.key)
 
 
 def test_a_single_life_clipped_apart_has_two_devices(monkeypatch):

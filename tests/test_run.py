@@ -29,7 +29,7 @@ from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
 from discover.record import depends_on
 from discover.run import last_state
-from discover.store import RunError, Store, open_run
+from discover.store import RunError, Store, _check_recipe, open_run
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -468,6 +468,19 @@ def test_the_run_of_another_recipe_is_refused_and_untouched(first, changes, name
         crash.search(first.result.out, **changes)
     assert named in str(refusal.value)
     assert snapshot(first.result.out) == before
+
+
+def test_a_recipe_from_before_a_setting_existed_has_its_default(tmp_path):
+    recipe, path = recipes.get("quickstart"), tmp_path / "recipe.json"
+    old = dataclasses.asdict(recipe)
+    assert old["agent"].pop("clip") == "together"
+    del old["metagrad"]
+    path.write_text(json.dumps(old))
+    apart = dataclasses.replace(recipe, agent=dataclasses.replace(recipe.agent, clip="apart"))
+    with pytest.raises(RunError, match=r"its agent.clip is 'together', and this one's is 'apart'"):
+        _check_recipe(path, apart)
+    _check_recipe(path, recipe)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def test_a_directory_that_holds_something_else_is_refused_and_untouched(tmp_path):
