@@ -401,3 +401,10 @@ def test_policy_gradient_estimators_agree_with_the_exact_gradient(estimator):
 def test_the_bootstrapped_estimator_climbs():
     estimate, exact = bandit("bootstrapped", lives=500, bootstrap_updates=3)
     assert cosine(estimate.mean(0), exact.mean(0)) > 0.5
+
+
+def test_the_bootstrapped_estimator_takes_agents_of_adam():
+    meta, objective = search("lstm", ADAM, estimator="bootstrapped", bootstrap_updates=1), OBJECTIVES["lstm"]()
+    _, gradient = window(meta)(objective, newborn(meta, ENV.level()))
+    assert finite(gradient)
+    assert gradient.policy_head.any()
