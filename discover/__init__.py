@@ -14,7 +14,6 @@ from discover import processes, runtime
 from discover.console import tell
 
 runtime.use_every_core()
-runtime.spare_shardy()
 
 
 def _refuse_shadow() -> None:

@@ -31,15 +31,6 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-def spare_shardy() -> None:
-    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` that
-    uses an array without elements from outside, argument or constant, as Brax's systems have many (jaxlib 0.11.2, in
-    ManualComputationUnusedInputsPattern)."""
-    if jax.__version_info__[:2] == (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
-        with contextlib.suppress(AttributeError):
-            jax.config.update("jax_use_shardy_partitioner", False)
-
-
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
     """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import warnings
 from functools import partial
 from typing import Any
@@ -34,6 +35,18 @@ def _quiet():
 
 with _quiet():
     from brax import envs as brax_envs
+
+
+def _spare_shardy() -> None:
+    """Let jax 0.11 partition by GSPMD, unless the user has said by what: its Shardy crashes as it compiles a `shard_map` that
+    uses an array without elements from outside, argument or constant, as Brax's systems have many (jaxlib 0.11.2, in
+    ManualComputationUnusedInputsPattern). Here alone, because GSPMD crashes there on sorts of several arrays at once."""
+    if jax.__version_info__[:2] == (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
+        with contextlib.suppress(AttributeError):
+            jax.config.update("jax_use_shardy_partitioner", False)
+
+
+_spare_shardy()
 
 
 @struct.dataclass
