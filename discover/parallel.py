@@ -111,7 +111,12 @@ def spread_some(
         groups = wanted.shape
         items, wanted, outs = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), (items, wanted, outs))
         count, size = wanted.sum(), wanted.shape[0]
-        order = jnp.argsort(~wanted, stable=True)
+        # What is wanted, in order; without a sort of pairs, on which GSPMD crashes in jaxlib 0.11.2.
+        order = (
+            jnp.zeros(size, jnp.int32)
+            .at[jnp.where(wanted, jnp.cumsum(wanted) - 1, size)]
+            .set(jnp.arange(size), mode="drop")
+        )
 
         def take(carry):
             done, outs = carry
