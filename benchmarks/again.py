@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 
 import numpy as np
 
 import discover
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import SEED, SEEDS
+from discover.settings import rebuild
 from discover.setups import Setup, usual_setup
 from discover.statistics import Interval, interval, iqm_interval, probability_of_improvement
-from discover.store import completed
 
 RESULTS = ROOT / "benchmarks/results"
 CELLS = {
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for env in args.envs:
         usual = usual_setup(env)
-        if json.loads(json.dumps(asdict(usual))) != completed(Setup, recorded["setups"][env]):
+        if rebuild(Setup, recorded["setups"][env]) != usual:
             print(
                 f"{env}: its usual agents are others than those recorded, so there is nothing to compare.",
                 file=sys.stderr,

@@ -27,6 +27,7 @@ from benchmarks.record import ROOT, commit, machine
 
 RESULTS = ROOT / "benchmarks/results/lanes.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "gymnax", "brax", "evosax", "orbax-checkpoint", "numpy", "pytest")
+PATIENCE = 3600  # seconds, for any one command
 SHORT = "--total-steps 8192 --num-seeds 2"
 QUIET = os.nice(0) == 0  # seconds of a process that stands back for others say nothing
 
@@ -146,7 +147,12 @@ def run(command: list[str | Path], cwd: Path | None = None, cache: Path | None =
     }
     environment |= {"JAX_PLATFORMS": "cpu"} | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
     command = [str(word) for word in command]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:  # pytest-xdist, for one, waits for ever for workers that crashed
+        raise Failed(f"{' '.join(command)[:200]} had not ended after {PATIENCE} s.") from None
     if done.returncode:
         raise Failed(f"{' '.join(command)[:200]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}")
     return done.stdout + done.stderr

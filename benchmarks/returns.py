@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from discover.agent import AgentConfig
 from discover.comparison import Comparison, Curve, Trial, finite
 from discover.evaluate import Cells, evaluate, read_cells
 from discover.record import fingerprint
+from discover.settings import rebuild
 from discover.setups import SHUFFLED_GRID, LossConfig, Setup, usual_setup
-from discover.store import completed, write_text
+from discover.store import write_text
 from discover.train import as_json, resolve_objective
 from learned_objectives.cards import TESTED
 
@@ -112,13 +113,10 @@ def family(group: str) -> list[str]:
     return [name for name in GROUPS if (GROUPS[name].cells or name) == (GROUPS[group].cells or group)]
 
 
-def setups(group: str) -> dict[str, Any]:
-    """Environment -> the settings of its agents, as JSON has them."""
-    asked, out = GROUPS[group], {}
-    for env in asked.budgets:
-        usual = usual_setup(env)
-        out[env] = {"agent": vars(asked.agent or usual.agent), "loss": vars(asked.loss or usual.loss)}
-    return json.loads(json.dumps(out))
+def setups(group: str) -> dict[str, Setup]:
+    """Environment -> how its agents learn."""
+    asked, usual = GROUPS[group], {env: usual_setup(env) for env in GROUPS[group].budgets}
+    return {env: Setup(asked.agent or setup.agent, asked.loss or setup.loss) for env, setup in usual.items()}
 
 
 def recorded(group: str, report: Report) -> Found:
@@ -132,7 +130,7 @@ def recorded(group: str, report: Report) -> Found:
             env, name, steps = row["env"], row["objective"], row["total_steps"]
             same_objective = told["objectives"].get(name) == now.get(name)
             agents = told.get("setups", {}).get(env)
-            same_agents = agents is not None and completed(Setup, agents) == settings.get(env)
+            same_agents = agents is not None and rebuild(Setup, agents) == settings.get(env)
             if same_objective and same_agents and steps in asked.budgets.get(env, ()):
                 final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
                 out[Trial(env, steps), name] = Curve(final[:, None], np.asarray([steps], np.int64))
@@ -166,7 +164,7 @@ def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
         if file.exists():
             settings, done = read_cells(file)
             same = (settings["num_seeds"], settings["seed"]) == (SEEDS, SEED)
-            if not same or settings["setups"].get(env) != setups(group)[env]:
+            if not same or rebuild(Setup, settings["setups"][env]) != setups(group)[env]:
                 raise ValueError(
                     f"{file} holds results of other agents or seeds: choose another directory, or remove it."
                 )
@@ -318,7 +316,7 @@ def main() -> None:
             "trained_by": commits(group, args.cells, report, known),
             "seeds": SEEDS,
             "seed": SEED,
-            "setups": setups(group),
+            "setups": {env: asdict(setup) for env, setup in setups(group).items()},
             "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
             "rows": rows(comparison, asked.baseline),
             f"better than {asked.baseline}": {

@@ -29,8 +29,8 @@ from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
 from discover.runtime import keep_programs
+from discover.settings import flatten
 from discover.setups import LossConfig, usual_setup
-from discover.store import flatten
 
 
 @dataclass(frozen=True)

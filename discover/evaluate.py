@@ -8,6 +8,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
 from discover.comparison import Comparison, Curve, Trial, count_of
 from discover.record import fingerprint, made_with
+from discover.settings import flatten, rebuild
 from discover.setups import LossConfig, Setup, usual_setup
 from discover.statistics import iqm_interval
-from discover.store import completed, flatten, locked, write_text
+from discover.store import locked, write_text
 from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
 
 
@@ -169,7 +171,7 @@ def read_cells(path: Path) -> tuple[dict[str, Any], Cells]:
         settings, cells = report["settings"], {}
         if not {"num_seeds", "seed", "num_evals", "setups", "objectives"} <= settings.keys():
             raise ValueError("a setting is missing")
-        settings["setups"] = {env: completed(Setup, setup) for env, setup in settings["setups"].items()}
+        settings["setups"] = {env: asdict(rebuild(Setup, setup)) for env, setup in settings["setups"].items()}
         for cell in report["cells"]:
             trial, name, curve = _read_cell(cell, settings)
             if (trial, name) in cells:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from discover.config import AgentConfig
 from discover.curriculum import CurriculumConfig
 from discover.evolution import EvolutionConfig
 from discover.metagrad import MetaGradConfig
+from discover.settings import rebuild
 from discover.setups import LossConfig
 from discover.train import as_arrays, resolve_objective
 
@@ -164,17 +163,6 @@ def recipe_of(record: Mapping[str, Any]) -> Recipe:
     if not isinstance(record, Mapping) or not isinstance(record.get("recipe"), Mapping):
         raise ValueError("this record holds no recipe: its objective was not made by `discover meta-train`.")
     try:
-        return _rebuild(Recipe, record["recipe"])
+        return rebuild(Recipe, record["recipe"])
     except (TypeError, AttributeError) as error:
         raise ValueError(f"the recipe in this record does not fit this version of discover ({error}).") from None
-
-
-def _rebuild(cls: type, values: Mapping[str, Any]) -> Any:
-    """A dataclass from what `dataclasses.asdict` and JSON made of it."""
-    kinds = typing.get_type_hints(cls)
-    built = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(kinds.get(name)):
-            value = _rebuild(kinds[name], value)
-        built[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**built)

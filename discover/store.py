@@ -11,8 +11,7 @@ import logging
 import os
 import shutil
 import sys
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import learned_objectives as lo
 from discover import processes
 from discover.console import tell
+from discover.settings import flatten, rebuild
 
 PyTree = Any
 
@@ -213,7 +213,7 @@ def _check_recipe(path: Path, recipe: Any) -> None:
     mine = flatten(dataclasses.asdict(recipe))
     if path.exists():
         try:
-            theirs = flatten(completed(type(recipe), json.loads(path.read_text())))
+            theirs = flatten(dataclasses.asdict(rebuild(type(recipe), json.loads(path.read_text()))))
         except (ValueError, TypeError, AttributeError, OSError, RecursionError):
             raise RunError(f"{path} is not a readable recipe: choose another --out.") from None
         for name in [*mine, *(n for n in theirs if n not in mine)]:
@@ -223,28 +223,6 @@ def _check_recipe(path: Path, recipe: Any) -> None:
                     f"{mine.get(name)!r}. Choose another --out, or the same {name}."
                 )
     write_text(path, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
-
-
-def completed(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON holds of a dataclass, with the fields that it has got since: their defaults are what there was before them."""
-    kinds, out = typing.get_type_hints(cls), dict(stored)
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(kinds[f.name]):
-            out[f.name] = completed(kinds[f.name], out.get(f.name, {}))
-        elif f.name not in out and f.default is not dataclasses.MISSING:
-            out[f.name] = json.loads(json.dumps(f.default))
-    return out
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; tuples become lists, as they do in JSON."""
-    out: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            out |= flatten(value, f"{prefix}{name}.")
-        else:
-            out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return out
 
 
 def _read(manager: Any, step: int, template: PyTree) -> PyTree:
