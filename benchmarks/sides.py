@@ -261,6 +261,14 @@ def peak_rss_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
+def memory() -> dict[str, int]:
+    """Megabytes of the first device's own memory: the limit, and the peak of this process; empty on a CPU, which has none."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {name: round(stats[name] / 1e6) for name in ("bytes_limit", "peak_bytes_in_use") if name in stats}
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -283,6 +291,8 @@ def main(side: str, spec: str) -> None:
         "steps_per_s": (1 if side == "bare" else row.num_seeds) * row.total_steps / timing.run_s,
         "peak_rss_mb": peak_rss_mb(),
         "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "device_memory_mb": memory(),
         "versions": versions(),
     }
     print(json.dumps(measured))
