@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,11 @@ def device(tiny: bool) -> None:
         ("bfloat16", "bfloat16", None),
     ):
         y = x.astype(dtype)
-        product = jax.jit(lambda a, p=precision: jnp.dot(a, a, precision=p))
-        stopwatch(lambda: product(y))
-        seconds = min(stopwatch(lambda: product(y)) for _ in range(5))
+        product = jax.jit(partial(jnp.dot, precision=precision))
+        product(y, y).block_until_ready()
+        seconds = min(stopwatch(partial(product, y, y)) for _ in range(5))
         exact = np.asarray(y[:64], np.float64) @ np.asarray(y[:, :64], np.float64)
-        error = np.abs(np.asarray(product(y)[:64, :64], np.float64) - exact).max() / np.abs(exact).max()
+        error = np.abs(np.asarray(product(y, y)[:64, :64], np.float64) - exact).max() / np.abs(exact).max()
         print_row(product=name, tflops=2 * n**3 / seconds / 1e12, relative_error=float(error))
     copy = jax.jit(lambda a: a + 1)
     stopwatch(lambda: copy(x))
@@ -197,7 +198,8 @@ def profile(tiny: bool) -> None:
 def kernels(directory: str) -> dict[str, Any]:
     """Milliseconds on the device by kind of kernel, their number, and the share of the time in which the device was busy."""
     (path,) = glob.glob(f"{directory}/**/*.trace.json.gz", recursive=True)
-    events = json.loads(gzip.open(path).read())["traceEvents"]
+    with gzip.open(path) as file:
+        events = json.load(file)["traceEvents"]
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     of_device = [e for e in events if e.get("ph") == "X" and "GPU" in processes.get(e["pid"], "")]
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}

@@ -1,4 +1,4 @@
-"""What a machine with an accelerator does with this toolkit, in one command of a few minutes: `python -m benchmarks.accelerators`.
+"""Speed and correctness on a machine with an accelerator, in one command of a few minutes: `python -m benchmarks.accelerators`.
 
 Each stage runs in a process of its own under a limit of seconds. It prints JSON lines, which are kept even where the stage fails
 or runs out of time. The report is written after every stage, so an interrupted run keeps what it measured. A stage that does not
