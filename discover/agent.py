@@ -167,6 +167,10 @@ class Agent:
         steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
         return Progress(steps, task.lifetime)
 
+    def learning_rate(self, task: Task, progress: Progress) -> jax.Array:
+        """f32[]: of the optimiser at this time of the life."""
+        return task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
+
     def update(self, objective: Objective, task: Task, state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
         """One rollout and the learning from it. After its lifetime an agent is returned as it came."""
         state, _, metrics = self.step(objective, task, state)
@@ -181,7 +185,7 @@ class Agent:
         env, rollout = self.rollout(objective, task, state, rollout_keys)
         targets = objective.targets(rollout, progress)
         seen = rollout._replace(obs=ro.see(env, rollout.obs))
-        rate = task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
+        rate = self.learning_rate(task, progress)
         params, opt_state, metrics = self.learner.learn(
             objective, progress, state.params, state.opt_state, (seen, targets), rate, batch_key
         )

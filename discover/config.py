@@ -80,8 +80,8 @@ class AgentConfig:
             f"{self.steps_per_update} environment steps, and is {total_steps}.",
         )
         _require(
-            total_steps // self.steps_per_update < 2**31,
-            f"total_steps must hold fewer than 2^31 rollouts of {self.steps_per_update} environment steps, and is {total_steps}.",
+            total_steps // self.steps_per_update <= 2**24,  # an agent's clock is a float32, which counts no further
+            f"total_steps must hold at most 2^24 rollouts of {self.steps_per_update} environment steps, and is {total_steps}.",
         )
         return total_steps // self.steps_per_update
 

@@ -43,15 +43,24 @@ class Learner:
             return {name: self.optimizer.init(self._packed(own)[0]) for name, own in params.items()}
         return self.optimizer.init(self._packed(params)[0])
 
-    def direction(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
-        """Where the optimiser would step next, from gradients as they are: a tree as of the parameters."""
+    def step(self, params: PyTree, grads: PyTree, opt_state: PyTree, rate: jax.Array) -> PyTree:
+        """The parameters after one more gradient step, with these gradients: clipped and scaled as in `learn`."""
         if self.config.clip == "apart":
-            return {name: self._direction(grads[name], opt_state[name], params[name]) for name in params}
-        return self._direction(grads, opt_state, params)
+            return {name: self._step_tree(params[name], grads[name], opt_state[name], rate) for name in params}
+        return self._step_tree(params, grads, opt_state, rate)
 
-    def _direction(self, grads, opt_state, params):
+    def _step_tree(self, params, grads, opt_state, rate):
         vector, unpack = self._packed(params)
-        return unpack(self.optimizer.update(self._packed(grads)[0], opt_state, vector)[0])
+        return unpack(self._step(vector, self._packed(grads)[0], opt_state, rate)[0])
+
+    def _step(self, params, grads, opt_state, rate):
+        """(parameters, optimiser's state) after one gradient step; all of them packed."""
+        # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
+        # keeps the result the same whatever the number of devices.
+        shrink = jnp.minimum(1.0, self.config.max_grad_norm / (norm(grads) + 1e-12))
+        grads = jax.tree.map(lambda g: g * shrink, grads)
+        direction, opt_state = self.optimizer.update(grads, opt_state, params)
+        return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
     def learn(
         self,
@@ -137,13 +146,7 @@ class Learner:
         def step(carry, index):
             params, opt_state = carry
             grads, metrics = slope(params, index)
-            # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
-            # keeps the result the same whatever the number of devices.
-            shrink = jnp.minimum(1.0, c.max_grad_norm / (norm(grads) + 1e-12))
-            grads = jax.tree.map(lambda g: g * shrink, grads)
-            direction, opt_state = self.optimizer.update(grads, opt_state, params)
-            params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-            return (params, opt_state), metrics
+            return self._step(params, grads, opt_state, rate), metrics
 
         return jax.lax.scan(step, (params, opt_state), order, length=c.num_epochs * c.num_minibatches)
 
@@ -185,8 +188,10 @@ def norm(tree: PyTree) -> jax.Array:
 def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.Array:
     """i32[count, size]: independent random orders of range(size).
 
-    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
-    bits are left; equal ones, rare, keep their order. With `shards`, so many devices share the sorting if `count` is a multiple.
+    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where at least
+    16 random bits are left. Rows whose random bits are equal keep their order: of 2^16 rows with 16 random bits most share theirs
+    with another one, of 2^10 rows with 22 hardly any do. With `shards`, so many devices share the sorting if `count` is a
+    multiple.
     """
     index_bits = max(size - 1, 1).bit_length()
     if index_bits > 16:

@@ -33,7 +33,10 @@ class RollingState(struct.PyTreeNode):
 class RollingSearch(EvolutionSearch):
     """Evolution in which a candidate keeps its perturbation for a whole life, and is judged after each window of it.
 
-        g = sum_p z_p (f_p+ - f_p-) / (P sigma),    f the shaped fitness of a window, z_p drawn when the lives of pair p began
+        g = sum_p z_p (f_p+ - f_p-) / (P sigma_p),    f the shaped fitness of a window
+
+    where z_p and sigma_p are of the generation in which the lives of pair p began. So a schedule of sigma reaches a pair when its
+    next lives begin.
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
@@ -73,6 +76,16 @@ class RollingSearch(EvolutionSearch):
         ages = (np.arange(self.windows) + 1.0) / self.windows
         weights = ages**lateness
         return (weights / weights.mean())[generation - self.began(generation)].astype(np.float32)
+
+    def sigma_ratio(self, strategy: PyTree, generation: int) -> np.ndarray:
+        """f32[P // 2]: sigma of this generation over that of the generation in which the lives of each pair began.
+
+        evosax divides perturbations by the current sigma, and their sum by it once more. The square of this ratio, as a weight of
+        the fitness, turns both into divisions by the sigma that the lives were perturbed with.
+        """
+        now = np.asarray(self.evolution.sigma(strategy, generation))
+        then = np.asarray([self.evolution.sigma(strategy, int(g)) for g in self.began(generation)])
+        return (now / then).astype(np.float32)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
@@ -161,7 +174,7 @@ class RollingSearch(EvolutionSearch):
 
             def of_pair(p, generation):
                 key = jax.random.fold_in(jax.random.fold_in(root, generation), p)
-                z = strategy.std * jax.random.normal(key, strategy.mean.shape)
+                z = self.evolution.sigma(strategy, generation) * jax.random.normal(key, strategy.mean.shape)
                 return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
 
             return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began), strategy
@@ -191,7 +204,8 @@ class RollingSearch(EvolutionSearch):
             fitness.append(found)
             lives.append(after)
         fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
-        strategy = self._tell(self._key("tell", index), population, fitness, strategy, self.weight(index)[:, None])
+        weight = self.weight(index) * self.sigma_ratio(strategy, index) ** 2
+        strategy = self._tell(self._key("tell", index), population, fitness, strategy, weight[:, None])
         updates = state.updates + self.taken(index)
         search = RollingState(strategy, tuple(lives))
         return state.replace(generation=state.generation + 1, updates=updates, search=search), summarise(

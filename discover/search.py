@@ -27,11 +27,31 @@ JUDGEMENT = 2_000_000_000  # folded into an agent's key, where its updates fold 
 STRETCHES = 10  # a life's training return is that of the last of so many equal stretches
 
 
+class Count(struct.PyTreeNode):
+    """A whole number of up to 2^61. An i32 wraps at 2^31, and JAX has no 64-bit integers by default.
+
+    `count + n` takes a Python integer; `int(count)` is one.
+    """
+
+    high: jax.Array  # i32[], in units of 2^30
+    low: jax.Array  # i32[], less than 2^30
+
+    @classmethod
+    def create(cls, value: int = 0) -> Count:
+        return cls(jnp.int32(value >> 30), jnp.int32(value & (2**30 - 1)))
+
+    def __int__(self) -> int:
+        return (int(self.high) << 30) + int(self.low)
+
+    def __add__(self, n: int) -> Count:
+        return Count.create(int(self) + int(n))
+
+
 class MetaState(struct.PyTreeNode):
     """All that a run carries from one step to the next. Arrays only."""
 
     generation: jax.Array  # i32[], steps of the search done: generations, or meta-gradients
-    updates: jax.Array  # i32[], updates of agents done, evaluations included
+    updates: Count  # updates of agents done, evaluations included
     search: PyTree  # the strategy's state, or a GradientState
     best: lo.Objective  # the mean with the best evaluation so far
     best_score: jax.Array  # f32[], see `Search._keep_best`
@@ -119,7 +139,7 @@ class Search:
         count = len(self.settings)
         return MetaState(
             generation=jnp.int32(0),
-            updates=jnp.int32(0),
+            updates=Count.create(),
             search=self.start(),
             best=self.template,
             best_score=jnp.float32(-jnp.inf),
