@@ -9,11 +9,12 @@ discover.evaluate(["ppo", "dpo", "runs/lpo"], envs=["Breakout-MinAtar"], total_s
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from discover import processes, runtime
 from discover.console import tell
 
-runtime.use_every_core()
+if TYPE_CHECKING:
+    from discover._api import *  # noqa: F403
 
 
 def _refuse_shadow() -> None:
@@ -39,9 +40,14 @@ def _is_command_line() -> bool:
     return sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover"
 
 
-def _meet_others() -> None:
-    """Whoever uses this as a library calls `jax.distributed.initialize` before importing it."""
-    if _is_command_line() and sys.argv[1:2] == ["meta-train"] and not {"-h", "--help"} & set(sys.argv):
+def start() -> None:
+    """Import the public names, which starts JAX. `import discover` calls this, except on the command line, which first checks
+    names without JAX. In a run of several processes it joins the others before anything else.
+    """
+    from discover import processes, runtime
+
+    runtime.use_every_core()
+    if _is_command_line() and sys.argv[1:2] in (["meta-train"], ["resume"]) and not {"-h", "--help"} & set(sys.argv):
         try:
             place = processes.place_in(sys.argv)
         except ValueError as error:
@@ -49,35 +55,11 @@ def _meet_others() -> None:
         else:
             if place is not None:
                 processes.join(place)
+    from discover import _api
+
+    globals().update({name: getattr(_api, name) for name in _api.__all__})
 
 
 _refuse_shadow()
-_meet_others()
-
-from discover import plots, recipes  # noqa: E402
-from discover.agent import Agent, AgentConfig, Task  # noqa: E402
-from discover.comparison import Comparison  # noqa: E402
-from discover.evaluate import evaluate  # noqa: E402
-from discover.evolution import EvolutionConfig  # noqa: E402
-from discover.recipe import Recipe  # noqa: E402
-from discover.run import last_state, meta_train  # noqa: E402
-from discover.setups import LossConfig, usual_setup  # noqa: E402
-from discover.train import TrainResult, train  # noqa: E402
-
-__all__ = [
-    "Agent",
-    "AgentConfig",
-    "Comparison",
-    "EvolutionConfig",
-    "LossConfig",
-    "Recipe",
-    "Task",
-    "TrainResult",
-    "evaluate",
-    "last_state",
-    "meta_train",
-    "plots",
-    "recipes",
-    "train",
-    "usual_setup",
-]
+if not _is_command_line():
+    start()

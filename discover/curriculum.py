@@ -25,12 +25,13 @@ TASK = 1_000_003  # folded into an agent's key: the key of its task
 class CurriculumConfig:
     """How tasks are chosen. All but `kind` is for prioritised level replay, and `size` for a fixed set too."""
 
-    kind: Literal["uniform", "fixed", "plr"] = "uniform"
+    kind: Literal["uniform", "fixed", "plr"] = "uniform"  # fresh tasks, a fixed set, or prioritised level replay
     size: int = 4000  # tasks in the buffer, or in the fixed set
     replay: float = 0.5  # probability that a new life goes to a task from the buffer
-    prioritisation: Literal["rank", "proportional"] = "rank"
+    prioritisation: Literal["rank", "proportional"] = "rank"  # by what the score counts in replay
     temperature: float = 1.0  # beta: probability grows with the score to the power 1 / beta (or falls so with its rank)
     staleness: float = 0.1  # rho: the share of replay that goes by how long a task was not played
+    # how much a task is worth replaying
     score: Literal["regret", "optimal_regret", "positive_value_loss", "l1_value_loss", "max_mc"] = "regret"
     antagonist: str = "a2c"  # whose return the regret is measured against: any objective
     chunk: int = 1  # antagonists trained side by side on a device

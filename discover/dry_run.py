@@ -29,6 +29,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     updates, or of one meta-gradient, times how many there will be.
     """
     search = search_for(recipe)
+    yield "starting     the search: its first agents and levels"
     state = search.init()
     yield from _objective(search)
     yield from _lives(search)
@@ -37,12 +38,14 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield f"devices      {len(devices)} of kind {devices[0].device_kind}{f', in {count} processes' if count > 1 else ''}"
     seconds = 0.0
     for name, (program, arguments) in search.programs(state).items():
+        yield f"compiling    {name}"
         began = time.monotonic()
         compiled = program.lower(*arguments).compile()
         seconds += time.monotonic() - began
         yield f"memory       {_memory(compiled)} on each device: {name}"
     yield f"compilation  {seconds:.0f} s, or as long as it takes to read what an earlier process has compiled"
     yield f"checkpoint   {_size(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parallel.bare(state))))}"
+    yield "measuring    the time of a few updates"
     try:
         yield from _time(search, state)
     except jax.errors.JaxRuntimeError as error:

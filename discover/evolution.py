@@ -46,17 +46,15 @@ class EvolutionConfig:
     shared_keys: Literal["pair", "population"] = "population"  # who meets the same task and randomness
     window: int | None = None  # updates per generation, of lives that roll on from one to the next; None: whole lives
     lateness: float = 0.0  # with a window: one that ends when n/N of the life is over counts (n/N) ** lateness
-    shaping: Literal["centred_rank", "z_score", "pairwise"] = "centred_rank"
+    shaping: Literal["centred_rank", "z_score", "pairwise"] = "centred_rank"  # what a candidate's fitness becomes
     sigma: float = 0.03  # standard deviation of the perturbations (their start, where a strategy adapts it)
-    sigma_decay: float = (
-        1.0  # per generation, where a strategy follows a schedule and does not adapt it: Open_ES and kin
-    )
-    sigma_floor: float = 0.0
+    sigma_decay: float = 1.0  # per generation, for strategies that follow a schedule: Open_ES and kin
+    sigma_floor: float = 0.0  # sigma decays no further
     learning_rate: float = 0.03  # of Adam on the mean, where a strategy follows a gradient: Open_ES, PGPE and kin
     learning_rate_decay: float = 1.0  # per generation
-    learning_rate_floor: float = 0.0
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
+    learning_rate_floor: float = 0.0  # it decays no further
+    adam_b1: float = 0.9  # decay of the first moment of Adam on the mean
+    adam_b2: float = 0.999  # decay of its second moment
     chunk: int | None = 4  # pairs trained side by side on a device; None: all of its share
 
     def __post_init__(self):

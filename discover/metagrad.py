@@ -40,17 +40,15 @@ LOOK = 2_000_000_001  # folded into an agent's key, where its updates fold their
 class MetaGradConfig:
     """One search by gradient. The defaults are GROOVE's (Jackson et al. 2023, tables 2 and 3)."""
 
-    estimator: Literal["debiased", "standard", "bootstrapped"] = "debiased"
+    estimator: Literal["debiased", "standard", "bootstrapped"] = "debiased"  # of the meta-gradient
     members: int = 512  # agents in mid-life, side by side
     window: int = 5  # K, updates that one meta-gradient goes through
     learning_rate: float = 1e-4  # of Adam on the objective's leaves
     max_grad_norm: float | None = None  # of the meta-gradient; None: as it is
     gamma: float = 0.99  # of the outer return, per environment step
     gae_lambda: float = 0.95  # of the outer advantage
-    critic_learning_rate: float = (
-        1e-2  # of Adam on each member's outer critic, where that is a network; a table has no rate
-    )
-    critic_epochs: int = 4  # its gradient steps per meta-step; of a table, the sweeps of its fit
+    critic_learning_rate: float = 1e-2  # of Adam on outer critics that are networks; tables have none
+    critic_epochs: int = 4  # gradient steps of the outer critic per meta-step; of a table, sweeps
     entropy_coef: float = 0.05  # b0, keeps the agents' policies random
     prediction_entropy_coef: float = 0.001  # b1, and their predictions, where the objective has any
     policy_target_coef: float = 0.005  # b2, keeps its targets small

@@ -31,7 +31,7 @@ def purpose_key(seed: int, purpose: str) -> jax.Array:
 class LPGConfig:
     """The size of an LPG."""
 
-    cell: Literal["lstm", "gru"] = "lstm"
+    cell: Literal["lstm", "gru"] = "lstm"  # of the recurrent network
     hidden: int = 256  # of the recurrent state
     predictions: int = 30  # M, symbols that agents predict
     see_gamma: bool = True  # whether the discount is an input; GROOVE has none
@@ -54,21 +54,17 @@ class Recipe:
     name: str = "custom"  # for the record
     method: Literal["evolution", "metagrad"] = "evolution"  # how its leaves are searched
     objective: Literal["lpo", "ta_lpo", "lpg", "ta_lpg", "ppo", "dpo", "mdpo"] = "lpo"  # whose leaves those are
-    start: str = (
-        "ppo"  # the drift of generation 0, for lpo and ta_lpo: ppo, none, or the name or file of one found before
-    )
+    start: str = "ppo"  # generation 0 of lpo and ta_lpo: ppo, none, or the name or file of an earlier result
     epsilon: float = 0.2  # PPO's clip at generation 0, where the start is ppo
     width: int = 128  # of the drift's hidden layer, for lpo and ta_lpo that start at ppo or none
     envs: tuple[str, ...] = ("CartPole-v1",)  # each trained in apart; their shaped fitness is averaged
     total_steps: int | None = 30_720  # environment steps in one life; None: as the distribution of worlds has it
-    fitness_episodes: int | None = (
-        None  # a life is judged by so many fresh ones; None: 64 if lifetimes vary, else as it trained
-    )
+    fitness_episodes: int | None = None  # fresh ones that judge a life; None: 64 if lifetimes vary, else as it trained
     generations: int = 100  # steps of the search: generations, or meta-gradients
     evaluate_every: int = 10  # generations between evaluations of the mean
     evaluation_seeds: int = 16  # lives per evaluation and environment
     checkpoint_every: int = 10  # generations
-    seed: int = 0
+    seed: int = 0  # all keys of the run derive from it
     agent: AgentConfig = field(default_factory=AgentConfig)
     learning_rates: tuple[float, ...] = ()  # of the agent, one per environment; empty: agent.learning_rate
     loss: LossConfig = field(default_factory=LossConfig)

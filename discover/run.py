@@ -20,6 +20,7 @@ from discover.console import tell
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe, recipe_of
+from discover.recipes import get
 from discover.record import (
     Writers,
     clock,
@@ -33,6 +34,7 @@ from discover.record import (
 )
 from discover.rolling_search import RollingSearch
 from discover.search import MetaState, Search
+from discover.statistics import Interval, interval, paired_improvement
 from discover.store import Store, open_run
 
 SEARCHES: dict[str, type[Search]] = {
@@ -57,8 +59,8 @@ class Result(NamedTuple):
     stopped: int | None  # the signal that stopped it early, if one did
 
 
-def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: bool = False) -> Result:
-    """Search for an objective. The same call on the same `out` resumes, exactly.
+def meta_train(recipe: Recipe | str, out: str | Path, *, wandb: bool = False, quiet: bool = False) -> Result:
+    """Search for an objective. The same call on the same `out` resumes, exactly. `recipe`: a Recipe, or the name of one.
 
     Leaves in `out`: recipe.json, metrics.jsonl, checkpoints/, tensorboard/ and objective.safetensors, the best evaluated
     mean with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in flight, with a checkpoint.
@@ -71,6 +73,12 @@ def meta_train(recipe: Recipe, out: str | Path, *, wandb: bool = False, quiet: b
       ValueError: an environment or a size that cannot be.
       LostProcess: another process of the run is gone.
     """
+    if isinstance(recipe, str):
+        recipe = get(recipe)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"recipe must be a Recipe or the name of one, and is {recipe!r}: see discover.recipes.RECIPES."
+        )
     if wandb and processes.first():
         import_wandb()
     with processes.watched():
@@ -130,6 +138,50 @@ def search_for(recipe: Recipe, out: Path | None = None) -> Search:
     return kind(recipe)
 
 
+def _resuming(path: Path, generation: int, generations: int) -> str:
+    if generation > generations:
+        return f"{path} has {generation} generations, more than the {generations} asked for: nothing is left to do."
+    return f"Resuming {path} at generation {generation} of {generations}."
+
+
+def gains(evaluations: dict[int, dict[str, list]], best: int) -> dict[str, Interval | None]:
+    """By environment: mean return of a generation's lives minus that of generation 0, with its 95% bootstrap interval over lives.
+
+    Both generations met the same tasks, so lives are resampled in pairs. A life that diverged has no return: None then. None too
+    where generation 0 is the best itself, and for a single life.
+    """
+    found = {}
+    for env, start in evaluations.get(0, {}).items():
+        lives = evaluations[best][env]
+        known = best > 0 and len(lives) > 1 and None not in (*lives, *start)
+        found[env] = interval(paired_improvement, lives, start, paired=True) if known else None
+    return found
+
+
+def outcome(rows: list[dict[str, Any]], best: int) -> list[str]:
+    """What a finished run reports: the generation it exports, its gain over the start, and a warning where there is none."""
+    evaluations = {row["generation"]: row["evaluation"] for row in rows if "evaluation" in row}
+    if best == 0:
+        count = len(evaluations) - 1
+        return [
+            f"Exported: generation 0, the start of the search. None of the {count} later evaluated means scored higher, so the "
+            "search found nothing. More generations, or another sigma or learning rate, may help."
+        ]
+    lines = []
+    for env, gain in gains(evaluations, best).items():
+        before, after = (show(mean_return(evaluations[g][env])) for g in (0, best))
+        change = "" if gain is None else f", difference {gain:+.2f}, 95% interval over {len(evaluations[0][env])} lives"
+        lines.append(f"Exported: generation {best}. {env}: mean return {after}, at the start {before}{change}.")
+    known = [gain for gain in gains(evaluations, best).values() if gain is not None]
+    if known and not any(gain.low > 0 for gain in known):
+        lines.append("The gain over the start is within its interval: the search may have found nothing.")
+    if len(evaluations) > 2:
+        lines.append(
+            f"The difference is optimistic, since generation {best} is the best of {len(evaluations)} evaluated."
+        )
+    return lines
+
+
 class _Loop:
     """The host's side of a run: what to do after each generation, and when.
 
@@ -145,7 +197,7 @@ class _Loop:
         if restored is not None:
             self.state = search.placed(parallel.dress(restored[1], self.state))
         if store is not None and restored is not None:
-            self._say(f"Resuming {store.path} at generation {restored[0]} of {self.recipe.generations}.")
+            self._say(_resuming(store.path, restored[0], self.recipe.generations))
             store.forget_after(restored[0])
         elif store is not None and store.metrics.exists():
             store.metrics.unlink()
@@ -188,6 +240,9 @@ class _Loop:
         self._export(index)
         if stopped:
             self._say(f"Stopped after generation {index}, which is saved; the same command goes on from there.")
+        elif self.store is not None:
+            for line in outcome(self.store.rows(), int(self.state.best_generation)):
+                self._say(line)
         return stopped
 
     def _save(self, index: int) -> None:
@@ -227,6 +282,10 @@ class _Loop:
             "generations": index,  # that the search had seen when this was written
             "env_steps": self.search.env_steps(self.state),
             "evaluations": evaluations,
+            "gain": {
+                env: None if gain is None else dict(zip(("mean", "low", "high"), gain, strict=True))
+                for env, gain in gains(evaluations, int(self.state.best_generation)).items()
+            },
         }
         if self.recipe.starts_elsewhere:
             record["start"] = fingerprint(self.search.template)

@@ -14,9 +14,9 @@ class LossConfig:
     """The knobs of mirror learning that belong to an environment rather than to a drift."""
 
     gamma: float = 0.99  # discount per step
-    gae_lambda: float = 0.95
-    entropy_coef: float = 0.01
-    value_coef: float = 0.5
+    gae_lambda: float = 0.95  # of generalised advantages
+    entropy_coef: float = 0.01  # weight of the entropy bonus
+    value_coef: float = 0.5  # weight of the value loss
     value_clip: float | None = None  # of the value's change within an update; None: plain squares
 
     def __post_init__(self):

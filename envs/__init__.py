@@ -188,8 +188,13 @@ def _require_known(name: str) -> None:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
-    return f"; did you mean {near[0]!r}?" if near else "."
+    lower = {name.lower(): name for name in known}
+    word = word.lower()
+    inside = [name for name in lower if len(word) > 2 and word in name]
+    for candidates, cutoff in ((lower, 0.8), (inside, 0.0), (lower, 0.6)):
+        if near := difflib.get_close_matches(word, candidates, n=1, cutoff=cutoff):
+            return f"; did you mean {lower[near[0]]!r}?"
+    return "."
 
 
 def _frozen(value: Any) -> Any:

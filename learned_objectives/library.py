@@ -73,7 +73,7 @@ def load(name_or_path: str | os.PathLike) -> Objective:
     path = Path(name)
     if path.exists() or path.suffix or os.sep in name:
         return _read(path)[0]
-    near = difflib.get_close_matches(name.lower(), available(), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), available(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
     raise ValueError(
         f"Unknown objective {name!r}; {hint} {', '.join(available())}, or the path of a .safetensors file."

@@ -22,8 +22,7 @@ from unittest import mock
 
 from jax import monitoring
 
-from discover import __main__ as cli
-from discover import run
+from discover import cli, run
 from discover.run import SEARCHES
 from discover.store import Store
 

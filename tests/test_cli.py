@@ -1,5 +1,6 @@
 """The command line as a user meets it: one sentence for every mistake, and the files it promises."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import crash
@@ -14,9 +16,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from tyro._docstrings import get_field_docstring
 
 import learned_objectives as lo
-from discover import __main__ as cli
+from discover import cli, names
+from discover.recipes import RECIPES
+from discover.record import clock
 from learned_objectives import library
 
 META = "meta-train quickstart --out out"
@@ -194,8 +199,8 @@ def test_what_cannot_be_is_said(refused, line, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("meta-train", "meta-train needs a recipe first: one of quickstart"),
-        ("meta-train --out out", "meta-train needs a recipe first: one of quickstart"),
+        ("meta-train", "meta-train needs a recipe: one of quickstart"),
+        ("meta-train --out out", "meta-train needs a recipe: one of quickstart"),
         ("meta-train quickstart", "meta-train needs --out DIRECTORY"),
         ("evaluate ppo", "--envs"),
         ("evaluate --envs CartPole-v1", "at least one objective, one environment and one budget"),
@@ -457,7 +462,22 @@ def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
     assert cli.main(crash.arguments("run", generations=1)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"
-    assert len(said) == 3
+    assert said[2].startswith(
+        ("Exported: generation 1. probe/observation_action: mean return", "Exported: generation 0, the start")
+    )
+
+
+def test_a_run_is_resumed_by_its_directory(here, capsys, monkeypatch):
+    monkeypatch.setattr("discover.run.SEARCHES", {"evolution": crash.sharing_programs})
+    assert cli.main(crash.arguments("run", generations=1)) == 0
+    first = (here / "run" / "objective.safetensors").read_bytes()
+    assert cli.main(["resume", "run"]) == 0
+    assert "Resuming run at generation 1 of 1." in capsys.readouterr().out
+    assert (here / "run" / "objective.safetensors").read_bytes() == first
+
+
+def test_what_holds_no_run_is_not_resumed(refused):
+    assert "nowhere holds no run" in refused("resume nowhere")
 
 
 @pytest.fixture
@@ -499,3 +519,91 @@ def test_a_user_without_a_home_has_no_cache(without_a_cache, monkeypatch):
     monkeypatch.setattr(Path, "home", nobody)
     assert cli.main(["list"]) == 0
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def fields_without_help(kind):
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from fields_without_help(hints[field.name])
+        elif not get_field_docstring(kind, field.name, ()):
+            yield f"{kind.__name__}.{field.name}"
+
+
+def test_every_flag_has_a_help_text():
+    assert [name for arguments, _ in cli.COMMANDS.values() for name in fields_without_help(arguments)] == []
+
+
+def test_names_known_without_jax_are_the_real_ones():
+    assert tuple(cli.COMMANDS) == names.COMMANDS
+    assert tuple(RECIPES) == names.RECIPES
+    assert sorted(library.CLOSED_FORMS) == sorted(names.FORMULAS)
+    switches = {f"--{no}{field.name}".replace("_", "-") for field in dataclasses.fields(cli.MetaTrain) for no in ("", "no-")
+                if field.type == "bool"}  # fmt: skip
+    assert switches == set(names.SWITCHES)
+
+
+@pytest.mark.parametrize(
+    "line", ["trian", "meta-train lpo_minata --out x", "evaluate pppo --envs CartPole-v1", "train --objective pppo"]
+)
+def test_a_mistyped_name_is_answered_before_jax_is_imported(line):
+    code = (
+        f"import sys; sys.argv = ['discover', *{line.split()!r}]; from discover.__main__ import main; status = main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('jax' in sys.modules); sys.exit(status)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "did you mean" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        ("quickstart --out x", "--out x"),
+        ("--dry-run quickstart", "--dry-run"),
+        ("--out x --evolution.population 8 quickstart --wandb", "--out x --evolution.population 8 --wandb"),
+        ("--envs CartPole-v1 Acrobot-v1 quickstart", "--envs CartPole-v1 Acrobot-v1"),
+        ("--name lpg quickstart", "--name lpg"),
+        ("--seed=3 quickstart", "--seed=3"),
+    ],
+)
+def test_the_recipe_may_stand_anywhere(words, rest):
+    assert names.split_recipe(words.split()) == ("quickstart", rest.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("Kite", None),
+        ("ant", "brax/ant"),
+        ("metatrain", None),
+        ("breakout", "Breakout-MinAtar"),
+        ("CartPol-v1", "CartPole-v1"),
+        ("§", None),
+    ],
+)
+def test_suggestions_are_near(name, near):
+    known = ["CartPole-v1", "Catch-bsuite", "Breakout-MinAtar", "brax/ant"]
+    found = names.nearest(name, [candidate.lower() for candidate in known])
+    assert found == (None if near is None else near.lower())
+
+
+def test_a_flag_that_does_not_exist_gets_the_near_ones(refused):
+    assert "Perhaps you meant --evolution.sigma" in refused(f"{META} --evoluton.sigma 3")
+
+
+def test_the_usage_names_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["meta-train", "--help"])
+    assert "usage: discover meta-train RECIPE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59.4, "0m59s"), (3600, "1h00m"), (47 * 3600, "47h00m"), (6122.76 * 3600, "255d02h")]
+)
+def test_long_times_are_in_days(seconds, shown):
+    assert clock(seconds) == shown

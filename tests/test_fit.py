@@ -5,8 +5,7 @@ from functools import cache
 import crash
 import pytest
 
-from discover import __main__ as cli
-from discover import fit
+from discover import cli, fit
 from discover.dry_run import dry_run
 
 

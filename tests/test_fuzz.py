@@ -17,7 +17,7 @@ import pytest
 import tyro
 
 import learned_objectives as lo
-from discover import __main__ as cli
+from discover import cli
 from discover.recipe import Recipe
 from discover.run import recipe_in
 from discover.store import RunError, open_run

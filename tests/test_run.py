@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -22,13 +23,12 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import __main__ as cli
-from discover import evolution_search, recipes, run
+from discover import cli, evolution_search, recipes, run
 from discover import record as record_module
 from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
 from discover.record import depends_on
-from discover.run import last_state
+from discover.run import _resuming, gains, last_state, outcome
 from discover.store import RunError, Store, _check_recipe, open_run
 
 MOMENTS = random.Random(0)
@@ -665,3 +665,42 @@ def test_an_objective_survives_a_checkpoint(name, tmp_path):
         step, back = store.restore(state)
     assert step == 3
     jax.tree.map(np.testing.assert_array_equal, back, state)
+
+
+def evaluated(**generations):
+    """Rows of a log, by hand: generation -> returns of its lives."""
+    return [{"generation": int(g[1:]), "evaluation": {"Kite": returns}} for g, returns in generations.items()]
+
+
+def test_a_search_that_found_nothing_says_so():
+    (line,) = outcome(evaluated(g0=[1.0, 2.0], g4=[0.5, 1.0], g8=[1.0, 1.0]), 0)
+    assert line.startswith(
+        "Exported: generation 0, the start of the search. None of the 2 later evaluated means scored higher"
+    )
+
+
+def test_a_search_says_what_it_exports_and_its_gain():
+    start, best = [1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 4.0, 6.0]  # paired differences 1, 2, 1, 2
+    lines = outcome(evaluated(g0=start, g4=best, g8=start), 4)
+    assert lines[0] == (
+        "Exported: generation 4. Kite: mean return 4.0, at the start 2.5, difference +1.50 [+1.00, +2.00], 95% interval over 4 lives."
+    )
+    assert lines[1].startswith("The difference is optimistic, since generation 4 is the best of 3 evaluated")
+
+
+def test_a_gain_within_its_interval_is_doubted():
+    lines = outcome(evaluated(g0=[1.0, 4.0], g4=[2.0, 3.1]), 4)
+    assert "the search may have found nothing" in lines[1]
+
+
+def test_lives_that_diverged_have_no_gain():
+    assert gains({0: {"Kite": [1.0, 2.0]}, 4: {"Kite": [None, 3.0]}}, 4) == {"Kite": None}
+    assert gains({0: {"Kite": [1.0, 2.0]}}, 0) == {"Kite": None}
+
+
+def test_more_generations_than_asked_for_are_nothing_to_do():
+    assert (
+        _resuming(Path("runs/x"), 10, 4)
+        == "runs/x has 10 generations, more than the 4 asked for: nothing is left to do."
+    )
+    assert _resuming(Path("runs/x"), 2, 4) == "Resuming runs/x at generation 2 of 4."
