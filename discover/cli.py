@@ -24,6 +24,7 @@ import tyro
 from discover import processes
 from discover.config import AgentConfig
 from discover.console import tell
+from discover.modes import plain_jax
 from discover.names import split_recipe, unknown
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
@@ -330,6 +331,7 @@ def _status(argv: list[str]) -> int:
         return 128 + signal.SIGINT
 
 
+@plain_jax()
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         tell(_usage())

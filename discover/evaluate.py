@@ -17,6 +17,7 @@ import numpy as np
 import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
 from discover.comparison import Comparison, Curve, Trial, count_of
+from discover.modes import plain_jax
 from discover.record import fingerprint, made_with
 from discover.settings import flatten, rebuild
 from discover.setups import LossConfig, Setup, usual_setup
@@ -36,6 +37,7 @@ Cells = dict[tuple[Trial, str], Cell]
 Objectives = Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike | lo.Objective]
 
 
+@plain_jax()
 def evaluate(
     objectives: Objectives,
     envs: Sequence[str],

@@ -19,6 +19,7 @@ from discover import parallel, processes
 from discover.console import tell
 from discover.evolution_search import EvolutionSearch
 from discover.gradient_search import GradientSearch
+from discover.modes import plain_jax
 from discover.recipe import Recipe, recipe_of
 from discover.recipes import get
 from discover.record import (
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     stopped: int | None  # the signal that stopped it early, if one did
 
 
+@plain_jax()
 def meta_train(recipe: Recipe | str, out: str | Path, *, wandb: bool = False, quiet: bool = False) -> Result:
     """Search for an objective. The same call on the same `out` resumes, exactly. `recipe`: a Recipe, or the name of one.
 
@@ -118,6 +120,7 @@ def recipe_in(out: str | Path) -> Recipe:
         raise ValueError(f"{path} is no recipe of this version: {error}") from None
 
 
+@plain_jax()
 def last_state(out: str | Path) -> tuple[Search, MetaState]:
     """The search of the run in a directory, and its state at the newest readable checkpoint: for a look at its curriculum, its
     agents, its mean. The run may be going on. Raises ValueError if there is none, or no checkpoint yet."""

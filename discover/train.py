@@ -21,6 +21,7 @@ import learned_objectives as lo
 from discover import parallel
 from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
 from discover.curriculum import TASK
+from discover.modes import plain_jax
 from discover.setups import LossConfig, usual_setup
 
 
@@ -35,6 +36,7 @@ class TrainResult(NamedTuple):
     state: AgentState  # leaves [S, ...]: `agent.evaluate(task, state_of_one_seed, key, ...)` plays it
 
 
+@plain_jax()
 def train(
     objective: str | os.PathLike | lo.Objective,
     env: str = "CartPole-v1",

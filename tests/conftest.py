@@ -1,6 +1,7 @@
 """Settings that hold before JAX starts, the family of drifts, and strictness for whoever asks."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -8,6 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 import learned_objectives as lo
+
+# A shell may pass on ignored signals (nohup, a script's background), which every child would inherit. A handler is not inherited:
+# children start with the default dispositions. This process itself goes on ignoring SIGHUP.
+for number, handler in ((signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
