@@ -21,7 +21,7 @@ import learned_objectives as lo
 from discover import parallel
 from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
 from discover.curriculum import TASK
-from discover.setups import LossConfig, usual_setup
+from discover.setups import LossConfig, usual_setup, warn_if_far
 
 
 class TrainResult(NamedTuple):
@@ -65,6 +65,7 @@ def train(
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
 
+    Warns where an LPG meets settings far from those it was searched with.
     Raises ValueError with a sentence for what cannot be: names, sizes, spaces.
     """
     usual = usual_setup(env)
@@ -77,6 +78,7 @@ def train(
         require_counts(chunk=chunk)
     require_seed(seed)
     learner = Agent.fit(learner.env, learner.config, loaded)
+    warn_if_far(loaded, learner.config)
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Progress, same_shape
+from learned_objectives.core import Progress, require, same_shape
 
 MAX_LOG_RATIO = 20.0  # a surrogate is constant in log r beyond it, before e^x overflows
 FAR = 5.0  # of log r: up to it, r A - D keeps its digits in float32 although r A and D are nearly equal
@@ -121,13 +121,3 @@ def constant_from_gain(gain: jax.Array, advantage: jax.Array) -> jax.Array:
     positive = advantage > 0
     log_ratio = jnp.log1p(gain / jnp.where(positive, advantage, 1.0))
     return jnp.where(positive, log_ratio, MAX_LOG_RATIO)
-
-
-def require(progress: Progress | None, name: str) -> Progress:
-    """The progress, or a sentence for who forgot it."""
-    if progress is None:
-        raise ValueError(
-            f"{name} changes over an agent's life and was called without its progress: "
-            "pass learned_objectives.Progress(step, lifetime), both in environment steps."
-        )
-    return progress

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.drifts import Clip, Drift, constant_from_gain, require
+from learned_objectives.core import require
+from learned_objectives.drifts import Clip, Drift, constant_from_gain
 
 MAX_LOG_RATIO = 5.0  # beyond it the features stand still: finite for any ratio an agent can produce
 

@@ -45,9 +45,7 @@ def lattice(max_log_ratio: float) -> Points:
 def scattered(max_log_ratio: float, rows: int) -> Points:
     """Random points: half of the rows with a round n/N, a round N, or both; log r dense near 0 and in a clip's range."""
     rng = np.random.default_rng(0)
-    fraction = (
-        np.arange(rows) + rng.random(rows)
-    ) / rows  # in strata: no interval of n/N longer than 2 / rows is missed
+    fraction = (np.arange(rows) + rng.random(rows)) / rows  # in strata: every interval of length 2 / rows has one
     round_fraction = rng.choice([*np.linspace(0.0, 1.0, 101), 1 / 3, 2 / 3], rows)
     fraction = np.where(rng.random(rows) < 0.3, round_fraction, fraction)
     lifetime = np.exp(rng.uniform(*np.log(LIFETIMES), rows))

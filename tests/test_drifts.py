@@ -356,3 +356,42 @@ def test_progress_is_a_share_of_life():
     assert lo.Progress(5, 20).fraction == 0.25
     assert lo.Progress(30, 20).fraction == 1.0
     np.testing.assert_allclose(lo.Progress(0, 1000).log_lifetime, 6.907755, rtol=1e-6)
+
+
+@pytest.mark.parametrize("read", ["fraction", "log_lifetime"])
+@pytest.mark.parametrize(
+    ("progress", "sentence"),
+    [
+        (lo.Progress(0, 0), "the lifetime of a Progress must be positive, in environment steps, and is 0"),
+        (lo.Progress(0.0, jnp.float32(0.0)), "the lifetime of a Progress must be positive"),
+        (lo.Progress(1.0, -5.0), "must be positive, in environment steps, and is -5.0"),
+        (lo.Progress(0, np.array([10.0, 0.0])), "the lifetime of a Progress must be positive"),
+        (lo.Progress(0, float("nan")), "the lifetime of a Progress must be positive"),
+        (lo.Progress(-1, 10), "the step of a Progress must be at least 0, in environment steps, and is -1"),
+        (lo.Progress(float("nan"), 10), "the step of a Progress must be at least 0"),
+    ],
+)
+def test_a_progress_without_a_life_is_refused(progress, sentence, read):
+    with pytest.raises(ValueError, match=sentence):
+        getattr(progress, read)
+
+
+def test_a_progress_may_hold_axes_and_zeros_until_it_is_read():
+    half = jax.vmap(lambda p: p.fraction, in_axes=(lo.Progress(0, None),))(lo.Progress(jnp.array([1.0, 5.0]), 10.0))
+    np.testing.assert_allclose(half, [0.1, 0.5], rtol=1e-6)
+    jax.tree.map(jnp.zeros_like, lo.Progress(1.0, 2.0))
+    assert jax.jit(lambda p: p.fraction)(lo.Progress(1.0, 4.0)) == 0.25
+
+
+@pytest.mark.parametrize("drift", [lo.KL(), lo.load("ta_lpo"), lo.load("mdpo")], ids=["kl", "ta_lpo", "mdpo"])
+@pytest.mark.parametrize("progress", [0.5, (1.0, 2.0), jnp.float32(0.5)], ids=["float", "pair", "array"])
+def test_a_share_of_life_by_itself_is_no_progress(drift, progress, samples):
+    with pytest.raises(
+        TypeError, match=r"needs a Progress and was given .*pass learned_objectives\.Progress\(step, lifetime\)"
+    ):
+        (drift.surrogate if isinstance(drift, lo.Mirror) else drift)(*samples, progress)
+
+
+def test_a_mirror_without_a_drift_says_what_to_give(samples):
+    with pytest.raises(TypeError, match=r"the drift of a Mirror must be .* and is 'dpo': give lo\.DPO\(\)"):
+        lo.Mirror(drift="dpo").surrogate(*samples)  # type: ignore[arg-type]
