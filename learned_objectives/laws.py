@@ -97,15 +97,15 @@ def _judge(surveyed: Survey, points: Points) -> None:
     value, slope = np.moveaxis(surveyed.value_at_one, 1, 0), np.moveaxis(surveyed.slope_at_one, 1, 0)
     _require(value[0] == 0, "be zero at ratio 1", value[0], at_one[0])
     # On a flat drift the secants and the derivatives vanish with the step; on a kinked one they stay.
-    for near, farther in ((1, 2), (3, 4)):
-        secant, limit = (np.abs(value[i] / AT_ONE[i]) for i in (near, farther))
-        flat = secant <= 0.1 * limit + 1e-6 * (1.0 + scale)
-        _require(flat, "be flat at ratio 1", value[near], at_one[near], hint=EXPM1)
+    secant = np.abs(value[1:] / AT_ONE[1:, None, None])
     rounding = 1e-6 + 2e-7 * scale
     _require(np.abs(slope[0]) <= rounding, "have derivative zero at ratio 1", slope[0], at_one[0])
     for near, farther in ((1, 2), (3, 4)):
-        flat = np.abs(slope[near]) <= 0.1 * np.abs(slope[farther]) + rounding
-        _require(flat, "have a derivative that vanishes towards ratio 1", slope[near], at_one[near])
+        flat = secant[near - 1] <= 0.1 * secant[farther - 1] + 1e-6 * (1.0 + scale)
+        smooth = np.abs(slope[near]) <= 0.1 * np.abs(slope[farther]) + rounding
+        hint = EXPM1 if smooth.all() else ""
+        _require(flat, "be flat at ratio 1", value[near], at_one[near], hint)
+        _require(smooth, "have a derivative that vanishes towards ratio 1", slope[near], at_one[near])
     _require(np.isfinite(surveyed.slope), "have a finite derivative", surveyed.slope, points)
 
 

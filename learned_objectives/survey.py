@@ -86,7 +86,7 @@ def rearranged(drift: Callable, points: Points, order: np.ndarray) -> tuple[jax.
     def row(point):
         step, lifetime, log_ratio, advantage = point
         of = partial(evaluate, drift, progress=Progress(step, lifetime))
-        alone = jax.lax.map(lambda sample: of(sample[0][None], sample[1][None])[0], (log_ratio, advantage))
+        alone = jax.vmap(lambda x, a: of(x[None], a[None])[0])(log_ratio, advantage)
         matrix = of(log_ratio[order].reshape(-1, 16), advantage[order].reshape(-1, 16))
         return alone, matrix.ravel()[jnp.argsort(order)]
 
