@@ -99,13 +99,14 @@ def _judge(surveyed: Survey, points: Points) -> None:
     # On a flat drift the secants and the derivatives vanish with the step; on a kinked one they stay.
     secant = np.abs(value[1:] / AT_ONE[1:, None, None])
     rounding = 1e-6 + 2e-7 * scale
-    _require(np.abs(slope[0]) <= rounding, "have derivative zero at ratio 1", slope[0], at_one[0])
-    for near, farther in ((1, 2), (3, 4)):
+    sides = ((1, 2), (3, 4))  # near and farther, of AT_ONE
+    smooth = [np.abs(slope[near]) <= 0.1 * np.abs(slope[farther]) + rounding for near, farther in sides]
+    for (near, farther), is_smooth in zip(sides, smooth, strict=True):
         flat = secant[near - 1] <= 0.1 * secant[farther - 1] + 1e-6 * (1.0 + scale)
-        smooth = np.abs(slope[near]) <= 0.1 * np.abs(slope[farther]) + rounding
-        hint = EXPM1 if smooth.all() else ""
-        _require(flat, "be flat at ratio 1", value[near], at_one[near], hint)
-        _require(smooth, "have a derivative that vanishes towards ratio 1", slope[near], at_one[near])
+        _require(flat, "be flat at ratio 1", value[near], at_one[near], EXPM1 if is_smooth.all() else "")
+    _require(np.abs(slope[0]) <= rounding, "have derivative zero at ratio 1", slope[0], at_one[0])
+    for (near, _), is_smooth in zip(sides, smooth, strict=True):
+        _require(is_smooth, "have a derivative that vanishes towards ratio 1", slope[near], at_one[near])
     _require(np.isfinite(surveyed.slope), "have a finite derivative", surveyed.slope, points)
 
 
