@@ -32,4 +32,3 @@ def plain_jax() -> Iterator[None]:
             if getattr(jax.config, name) != value:
                 stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
         yield
-

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 from discover.config import AgentConfig
-from learned_objectives import Mirror, Objective
+from learned_objectives import LPG, Mirror, Objective
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,27 @@ SHUFFLED_GRID = Setup(
         network="mlp",
     )
 )
+
+# Learning rates at which update rules of LPG's family were searched (tables) and tried (networks).
+LPG_RATES = {"sgd": GRID.agent.learning_rate, "adam": SHUFFLED_GRID.agent.learning_rate}
+
+
+def warn_if_far(objective: Objective, config: AgentConfig) -> None:
+    """Warn where an LPG meets settings far from those of its family: more than one gradient step per rollout, or a learning rate
+    over ten times as large or as small."""
+    if not isinstance(objective, LPG):
+        return
+    steps, rate, usual = config.num_epochs * config.num_minibatches, config.learning_rate, LPG_RATES[config.optimizer]
+    far = []
+    if steps > 1:
+        far.append(
+            f"it takes one gradient step per rollout, and these agents take {steps} (num_epochs, num_minibatches)"
+        )
+    if not 0.1 <= rate / usual <= 10.0:
+        far.append(f"its family was used with {config.optimizer} at about {usual:g}, and learning_rate is {rate:g}")
+    if far:
+        warnings.warn(
+            f"This LPG may not learn with these settings: {'; '.join(far)}. learned_objectives.card names the settings of its "
+            "search.",
+            stacklevel=3,
+        )

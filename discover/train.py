@@ -22,7 +22,7 @@ from discover import parallel
 from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
 from discover.curriculum import TASK
 from discover.modes import plain_jax
-from discover.setups import LossConfig, usual_setup
+from discover.setups import LossConfig, usual_setup, warn_if_far
 
 
 class TrainResult(NamedTuple):
@@ -67,6 +67,7 @@ def train(
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
 
+    Warns where an LPG meets settings far from those it was searched with.
     Raises ValueError with a sentence for what cannot be: names, sizes, spaces.
     """
     usual = usual_setup(env)
@@ -79,6 +80,7 @@ def train(
         require_counts(chunk=chunk)
     require_seed(seed)
     learner = Agent.fit(learner.env, learner.config, loaded)
+    warn_if_far(loaded, learner.config)
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")

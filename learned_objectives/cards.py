@@ -19,12 +19,13 @@ from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 
+OWN = ("return", "this rule")  # columns of an objective's own results; its baseline's is the next
 TESTED = Path(__file__).with_name("tested.json")  # name -> comparison -> {score, rows, loses}
 TEXTS = {
     "a2c": {
         "summary": "No drift: the plain policy gradient with generalised advantages. D = 0.",
         "reference": "Mnih et al. 2016, arXiv:1602.01783",
-        "loses": "Several epochs over one rollout carry it too far from the policy that gathered it: use one gradient step.",
+        "loses": "Nothing limits how far several epochs over one rollout carry it: it is defined for one gradient step.",
     },
     "ppo": {
         "summary": "PPO's clip as a drift: D = relu((r - clip(r, 1 - epsilon, 1 + epsilon)) A), epsilon = 0.2.",
@@ -52,20 +53,19 @@ def card(name_or_path: str | os.PathLike) -> str:
 
     Raises as `load` does.
     """
+    objective = load(name_or_path)
     name = os.fspath(name_or_path)
-    objective = load(name)
     how = {"card": TEXTS[name]} if name in CLOSED_FORMS else record(name)
     said = _mapping(how, "card")
-    tables, loses = [said.get("score"), _table(said.get("tested", ()))], [said.get("loses")]
-    for comparison in _tested(name).values():
-        tables += [comparison["score"], _table(comparison["rows"])]
-        loses.append(comparison["loses"])
+    compared = [said, *({"score": c["score"], "tested": c["rows"]} for c in _tested(name).values())]
+    tables = [text for c in compared for text in (c.get("score"), _table(c.get("tested", ())))]
+    loses = [said.get("loses"), *(_behind(c.get("tested", ())) for c in compared)]
     parts = [
         f"# {Path(name).stem if name.endswith('.safetensors') else name}",
         said.get("summary", ""),
         f"Reference: {said['reference']}." if "reference" in said else "",
         _section("How it was made", _made(how)),
-        _section("What it expects", _expects(objective)),
+        _section("What it expects", _expects(objective, _mapping(_mapping(how, "recipe"), "agent"))),
         _section("How to use it", f"```python\n{_use(objective, name)}\n```"),
         _section("Where it was tested", "\n\n".join(filter(None, tables))),
         _section("Where it loses", "\n\n".join(filter(None, loses))),
@@ -123,13 +123,9 @@ def _curve(evaluations: Mapping[str, Mapping[str, Sequence[float | None]]]) -> s
     return "; ".join(curves)
 
 
-def _expects(objective: Objective | Drift) -> str:
+def _expects(objective: Objective | Drift, agent: Mapping[str, Any]) -> str:
     if isinstance(objective, LPG):
-        time = ", and `Progress` in environment steps" if objective.time_aware else ""
-        return (
-            f"Discrete actions, and an agent that predicts a distribution over {objective.predictions} symbols where others "
-            f"predict a value{time}. Targets once per rollout, over whole rollouts in time order."
-        )
+        return _expects_of_lpg(objective, agent)
     drift = objective.drift if isinstance(objective, Mirror) else objective
     if not isinstance(drift, Drift):
         return ""
@@ -141,10 +137,51 @@ def _expects(objective: Objective | Drift) -> str:
     return "; ".join(needs) + "."
 
 
+def _expects_of_lpg(lpg: LPG, agent: Mapping[str, Any]) -> str:
+    time = ", and `Progress` in environment steps" if lpg.time_aware else ""
+    lines = [
+        f"Discrete actions, and an agent that predicts a distribution over {lpg.predictions} symbols, as logits, where others "
+        f"predict a value{time}.",
+        "Targets once per rollout, over whole rollouts in time order. One gradient step per rollout: one epoch, one minibatch.",
+    ]
+    if agent:
+        annealed = "annealed to zero" if agent.get("anneal") else "constant"
+        lines.append(
+            f"The settings of its search: `{agent.get('optimizer')}` at a learning rate of {agent.get('learning_rate')}, "
+            f"{annealed}, epochs {agent.get('num_epochs')}, minibatches {agent.get('num_minibatches')}, rollouts of "
+            f"{agent.get('num_envs')} x {agent.get('num_steps')}, gradient norm at most {agent.get('max_grad_norm')}, discount "
+            f"{lpg.gamma}, prediction coefficient {lpg.prediction_coef}. Far from them it may not learn."
+        )
+    return " ".join(lines)
+
+
+LPG_IN_AN_AGENT = """\
+import jax
+import learned_objectives as lo
+
+rule = lo.load({name})
+
+# Once per rollout, [T, B] in time order. `critic`, `next_critic`: {predictions} logits at the state and at its true successor.
+rollout = lo.Rollout(obs, action, log_prob, critic, next_critic, reward, terminated, truncated)
+progress = lo.Progress(step, lifetime)  # in environment steps
+targets = rule.targets(rollout, progress)
+
+
+def loss(params):  # `agent`, yours: log pi(a|s) and entropy f32[T, B], logits f32[T, B, {predictions}]
+    outputs = lo.Outputs(*agent(params, rollout.obs, rollout.action))
+    return rule.loss(outputs, rollout, targets, progress)[0]
+
+
+gradient = jax.grad(loss)(params)  # one step along it, then the next rollout
+
+# Or the agent of this project:
+# discover.train({name}, env="gridworld/dense", total_steps=320_000)"""
+
+
 def _use(objective: Objective | Drift, name: str) -> str:
     name = json.dumps(name)  # a string of Python's as well, with double quotes
     if isinstance(objective, LPG):
-        return f'import discover\n\ndiscover.train({name}, env="gridworld/dense", total_steps=320_000)'
+        return LPG_IN_AN_AGENT.format(name=name, predictions=objective.predictions)
     drift = objective.drift if isinstance(objective, Mirror) else objective
     if not isinstance(drift, Drift):
         return f"import discover\n\ndiscover.train({name})"
@@ -162,3 +199,22 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _behind(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In how many rows of a table, and in which, it returns less than what stands beside it."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    own = next((i for i, name in enumerate(names) if name in OWN), None)
+    if own is None or own + 1 == len(names):
+        return ""
+    labels, baseline = names[:own], names[own + 1]
+    behind = [row for row in rows if _number(row[names[own]]) < _number(row[baseline])]
+    where = "; ".join(" at ".join(str(row[name]) for name in labels) + " steps" * ("steps" in labels) for row in behind)
+    return f"Behind {baseline}, by IQM, in {len(behind)} of {len(rows)} rows above" + (f": {where}." if behind else ".")
+
+
+def _number(cell: Any) -> float:
+    """The value of a cell, "0.87 [0.57, 1.21]"."""
+    return float(str(cell).split()[0])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 PyTree = Any
@@ -20,6 +21,8 @@ class Progress(struct.PyTreeNode):
 
     The only home of the two temporal inputs of Jackson et al. 2024 (arXiv:2402.05828): n/N and log N. `step` is n, the
     number of environment steps taken before the rollout that is being learned from, so n/N starts at exactly 0.
+
+    Reading n/N or log N raises ValueError if N is not positive, or n negative or NaN. Traced values are not checked.
     """
 
     step: jax.Array | float  # f32[], environment steps taken so far
@@ -28,12 +31,32 @@ class Progress(struct.PyTreeNode):
     @property
     def fraction(self) -> jax.Array:
         """n/N in [0, 1]."""
+        self._check()
         return jnp.clip(jnp.asarray(self.step, jnp.float32) / self.lifetime, 0.0, 1.0)
 
     @property
     def log_lifetime(self) -> jax.Array:
         """log N, N in environment steps."""
+        self._check()
         return jnp.log(jnp.asarray(self.lifetime, jnp.float32))
+
+    def _check(self) -> None:
+        """Here and not at construction: a Progress also holds axes for `jax.vmap`, shapes and zeros."""
+        if _known(self.lifetime) and not np.all(np.asarray(self.lifetime) > 0):
+            raise ValueError(
+                f"the lifetime of a Progress must be positive, in environment steps, and is {self.lifetime}: "
+                "give Progress(step, lifetime) with the number of steps in the whole life."
+            )
+        if _known(self.step) and not np.all(np.asarray(self.step) >= 0):
+            raise ValueError(
+                f"the step of a Progress must be at least 0, in environment steps, and is {self.step}: "
+                "give the number of steps taken so far."
+            )
+
+
+def _known(x) -> bool:
+    """Whether x is a number or an array whose values this process has."""
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
 
 
 class Rollout(NamedTuple):
@@ -106,6 +129,16 @@ class Objective(struct.PyTreeNode):
     def separable(self) -> bool:
         """Whether `loss` is as inherited, the sum of the two, so that either network can be trained without the other."""
         return type(self).loss is Objective.loss
+
+
+def require(progress: Progress | None, name: str) -> Progress:
+    """The progress, or a sentence for a caller who passed none, or something else."""
+    how = "pass learned_objectives.Progress(step, lifetime), both in environment steps."
+    if progress is None:
+        raise ValueError(f"{name} changes over an agent's life and was called without its progress: {how}")
+    if not isinstance(progress, Progress):
+        raise TypeError(f"{name} needs a Progress and was given {progress!r}, a {type(progress).__name__}: {how}")
+    return progress
 
 
 def same_shape(*arrays: jax.Array) -> None:

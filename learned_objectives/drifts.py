@@ -17,7 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Progress, same_shape
+from learned_objectives.core import Progress, require, same_shape
+
+MAX_LOG_RATIO = 20.0  # a surrogate is constant in log r beyond it, before e^x overflows
+FAR = 5.0  # of log r: up to it, r A - D keeps its digits in float32 although r A and D are nearly equal
 
 
 class Drift(struct.PyTreeNode):
@@ -31,11 +34,17 @@ class Drift(struct.PyTreeNode):
     def surrogate(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
         """r A - D(r, A): f32[...], to be maximised. Reference: Kuba et al. 2022, eq. 5.
 
-        Past a ratio of e^20, where r A and D would lose each other's digits and then overflow, it stands still.
+        Beyond |log r| = 20 it is constant in log r, before r A overflows. Where `constant_from` says that it is constant from
+        a smaller ratio on, it is computed there, because r A - D loses its digits where both are large and nearly equal.
         """
         same_shape(log_ratio, advantage)
-        log_ratio = jnp.clip(log_ratio, -20.0, 20.0)
+        limit = jax.lax.stop_gradient(jnp.clip(self.constant_from(advantage), FAR, MAX_LOG_RATIO))
+        log_ratio = jnp.clip(log_ratio, -MAX_LOG_RATIO, limit)
         return jnp.exp(log_ratio) * advantage - self(log_ratio, advantage, progress)
+
+    def constant_from(self, advantage: jax.Array) -> jax.Array:
+        """A log r > 0 from which on r A - D(r, A) is constant: f32[...]. 20 where there is none, as for A <= 0."""
+        return jnp.full_like(advantage, MAX_LOG_RATIO)
 
 
 class NoDrift(Drift):
@@ -58,6 +67,9 @@ class Clip(Drift):
     def __call__(self, log_ratio, advantage, progress=None):
         change, epsilon = jnp.expm1(log_ratio), jnp.abs(self.epsilon)
         return jax.nn.relu((change - jnp.clip(change, -epsilon, epsilon)) * advantage)
+
+    def constant_from(self, advantage):
+        return jnp.where(advantage > 0, jnp.log1p(jnp.abs(self.epsilon)), MAX_LOG_RATIO)
 
 
 class DPO(Drift):
@@ -82,6 +94,9 @@ class DPO(Drift):
             jax.nn.relu(down - self.beta * jnp.tanh(down / self.beta)),
         )
 
+    def constant_from(self, advantage):
+        return constant_from_gain(10.0 * jnp.abs(self.alpha), advantage)  # tanh(10) is 1 in float32
+
 
 class KL(Drift):
     """D = |weight| / t (r log r - r + 1), t = max(1 - n/N, 0.001): mirror descent policy optimisation.
@@ -101,11 +116,8 @@ class KL(Drift):
         return jnp.abs(self.weight) / temperature * jax.nn.relu(divergence)
 
 
-def require(progress: Progress | None, name: str) -> Progress:
-    """The progress, or a sentence for who forgot it."""
-    if progress is None:
-        raise ValueError(
-            f"{name} changes over an agent's life and was called without its progress: "
-            "pass learned_objectives.Progress(step, lifetime), both in environment steps."
-        )
-    return progress
+def constant_from_gain(gain: jax.Array, advantage: jax.Array) -> jax.Array:
+    """The log r at which (r - 1) A reaches `gain` >= 0: f32[...]; 20 where A <= 0."""
+    positive = advantage > 0
+    log_ratio = jnp.log1p(gain / jnp.where(positive, advantage, 1.0))
+    return jnp.where(positive, log_ratio, MAX_LOG_RATIO)

@@ -43,6 +43,8 @@ class ObjectiveFileError(ValueError):
 
 def register(cls: type) -> type:
     """Let `save` and `load` know a drift or objective of your own, by its class name. Usable as a decorator."""
+    if not isinstance(cls, type):
+        raise TypeError(f"register takes a class, and was given a {type(cls).__name__}.")
     if not issubclass(cls, (Drift, Objective)):
         raise TypeError(f"expected a subclass of Drift or Objective, got {cls.__name__}.")
     if _types.get(cls.__name__, cls) is not cls:
@@ -57,22 +59,35 @@ def available() -> tuple[str, ...]:
     return tuple(sorted({*CLOSED_FORMS, *shipped}))
 
 
+def _as_text(name_or_path: str | os.PathLike) -> str:
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(
+            f"expected a name or the path of a file, and got a {type(name_or_path).__name__}: "
+            f"names are {', '.join(available())}."
+        )
+    return os.fspath(name_or_path)
+
+
 def load(name_or_path: str | os.PathLike) -> Objective:
     """An objective by its name, or from a file that `save` wrote.
 
     Raises:
       ValueError: an unknown name, with the nearest one.
+      TypeError: neither a name nor a path.
       ObjectiveFileError: a file that is missing, truncated, altered, foreign, or of a newer schema.
     """
-    name = os.fspath(name_or_path)
-    if name in CLOSED_FORMS:
-        return CLOSED_FORMS[name]()
+    name = _as_text(name_or_path)
+    return CLOSED_FORMS[name]() if name in CLOSED_FORMS else _read(_path_of(name))[0]
+
+
+def _path_of(name: str) -> Path:
+    """The file of a name or a path; ValueError for a name that is not known."""
     path = WEIGHTS / f"{name}.safetensors"
     if os.sep not in name and path.exists():
-        return _read(path)[0]
+        return path
     path = Path(name)
     if path.exists() or path.suffix or os.sep in name:
-        return _read(path)[0]
+        return path
     near = difflib.get_close_matches(name.lower(), available(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
     raise ValueError(
@@ -80,11 +95,17 @@ def load(name_or_path: str | os.PathLike) -> Objective:
     )
 
 
-def record(path: str | os.PathLike) -> dict[str, Any]:
-    """The record saved beside an objective: how it was made. Raises as `load` does."""
-    path = os.fspath(path)
-    shipped = WEIGHTS / f"{path}.safetensors"
-    return _read(shipped if os.sep not in path and shipped.exists() else Path(path))[1]
+def record(name_or_path: str | os.PathLike) -> dict[str, Any]:
+    """The record saved beside an objective: how it was made.
+
+    Raises as `load` does, and ValueError for a closed form, which has no record.
+    """
+    name = _as_text(name_or_path)
+    if name in CLOSED_FORMS:
+        raise ValueError(
+            f"{name!r} is a closed form and has no record, because no search made it: lo.card({name!r}) has its reference."
+        )
+    return _read(_path_of(name))[1]
 
 
 def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any] | None = None) -> None:
@@ -95,7 +116,15 @@ def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any
       objective: made of registered types (see `register`).
       path: by custom `*.safetensors`. Its directory must exist.
       record: provenance, anything JSON can hold.
+
+    Raises:
+      TypeError: the objective is not one, or the record is not a mapping.
+      FileNotFoundError, IsADirectoryError: there is no such directory, or the path is one.
     """
+    if not isinstance(objective, (Drift, Objective)):
+        raise TypeError(f"save takes an objective or a drift, then a path, and was given a {type(objective).__name__}.")
+    if record is not None and not isinstance(record, Mapping):
+        raise TypeError(f"a record is a mapping from names to JSON values, and was given as a {type(record).__name__}.")
     tensors: dict[str, np.ndarray] = {}
     spec, how = _describe(objective, "", tensors), json.dumps(dict(record or {}), default=str)
     header = {
@@ -119,6 +148,8 @@ def _in_order(data: bytes) -> bytes:
 def _write_atomically(path: Path, data: bytes) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; give the path of a file to write.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no directory {path.parent} to write {path.name} into: make it first.")
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Progress, Rollout, same_shape
+from learned_objectives.core import Objective, Progress, Rollout, require, same_shape
 from learned_objectives.recurrent import gru, lstm
 
 GATES = {"lstm": 4, "gru": 3}
 TENS = 10.0  # log N is shown in tens, else it alone would shut every gate: searches begin with, and perturb, all weights alike
+NO_DRIFT = (
+    "an LPG has no {}, because it is a whole update rule: call targets = lpg.targets(rollout, progress) once per rollout, then "
+    "lpg.loss(learned_objectives.Outputs(log_prob, entropy, critic), rollout, targets, progress)[0] for the loss to minimise."
+)
 
 
 class LPGTargets(NamedTuple):
@@ -32,6 +36,18 @@ class LPG(Objective):
     takes the place of a value. d is a termination, after which phi(y(s')) is zero; a truncation only ends the trajectory.
     The state of the network is zero at T and behind every end of an episode, so no target sees across one. U's outputs
     are targets: the agent's gradient does not enter them, while the search's does, through their inputs as well.
+
+    In an agent of your own, whose network gives log pi(a|s), the entropy of pi, and M logits in place of a value, on whole
+    rollouts in time order:
+
+        rule = learned_objectives.load("lpg")
+        rollout = Rollout(obs, action, log_prob, critic, next_critic, reward, terminated, truncated)  # [T, B]
+        progress = Progress(step, lifetime)  # in environment steps
+        targets = rule.targets(rollout, progress)  # once per rollout
+        loss, metrics = rule.loss(Outputs(log_prob, entropy, critic), rollout, targets, progress)  # of the agent as it is now
+
+    Take one gradient step per rollout, on the whole of it: its target for pi does not shrink as pi moves, so several epochs step
+    too far. A rule also fits the optimiser and the learning rates it was searched with; `learned_objectives.card` names them.
 
     `time_aware=True` is TA-LPG: x_t gets n/N and log N besides, of the agent's life in environment steps; log N in tens, which
     is a matter of units alone.
@@ -112,6 +128,16 @@ class LPG(Objective):
     def needs_discrete_actions(self) -> bool:
         return True  # pi(a|s) is among the inputs
 
+    @property
+    def surrogate(self) -> NoReturn:
+        """Raises AttributeError with what to call: only mirror learning has a surrogate."""
+        raise AttributeError(NO_DRIFT.format("surrogate"))
+
+    @property
+    def drift(self) -> NoReturn:
+        """Raises AttributeError with what to call: only mirror learning has a drift."""
+        raise AttributeError(NO_DRIFT.format("drift"))
+
     def targets(self, rollout: Rollout, progress: Progress) -> LPGTargets:
         end = rollout.terminated | rollout.truncated
         net = (self._inputs(rollout, progress), end, self.kernel, self.bias, self.recurrent)
@@ -135,6 +161,7 @@ class LPG(Objective):
         if self.see_gamma:
             x.append(jnp.full(shape, self.gamma, rollout.reward.dtype))
         if self.time_aware:
+            progress = require(progress, "TA-LPG")
             x += [jnp.broadcast_to(t, shape) for t in (progress.fraction, progress.log_lifetime / TENS)]
         return jnp.stack(x, axis=-1)
 

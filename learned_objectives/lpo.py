@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.drifts import Clip, Drift, require
+from learned_objectives.core import require
+from learned_objectives.drifts import Clip, Drift, constant_from_gain
 
 MAX_LOG_RATIO = 5.0  # beyond it the features stand still: finite for any ratio an agent can produce
 
@@ -86,6 +87,12 @@ class LPO(Drift):
         if self.epsilon is not None:
             learned = learned + Clip(self.epsilon)(log_ratio, advantage)
         return jax.nn.relu(learned - self.slack)
+
+    def constant_from(self, advantage):
+        """With the clip: where the features are constant and the relu is open for any value of the network."""
+        if self.epsilon is None:
+            return super().constant_from(advantage)
+        return constant_from_gain(self.epsilon * advantage + self.slack + jnp.abs(self.out).sum(), advantage)
 
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""

@@ -41,7 +41,15 @@ class Mirror(Objective):
         return 1
 
     def surrogate(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
-        """r A - D(r, A): f32[...], the line a PPO changes. Expects normalised advantages."""
+        """r A - D(r, A): f32[...], the line a PPO changes. Expects normalised advantages.
+
+        Raises TypeError if the drift is not a `Drift`.
+        """
+        if not isinstance(self.drift, Drift):
+            raise TypeError(
+                f"the drift of a Mirror must be a learned_objectives.Drift, and is {self.drift!r}: give lo.DPO(), "
+                "lo.load(name).drift, or an instance of your own subclass of lo.Drift."
+            )
         return self.drift.surrogate(log_ratio, advantage, progress)
 
     def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:

@@ -57,6 +57,74 @@ def test_the_line_of_a_card_runs(name, samples):
     assert scope["policy_loss"] == expected
 
 
+def in_numpy(logits, policy, action):
+    """d/d logits of -mean(log softmax(logits)[action] policy): [T, B, A], by hand."""
+    pi = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return -policy[..., None] * (np.eye(logits.shape[-1])[action] - pi) / policy.size
+
+
+def of_prediction_in_numpy(logits, log_target):
+    """d/d logits of mean KL(softmax(logits) || target) / 2: [T, B, M], by hand."""
+    y = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    gap = np.log(y) - log_target
+    return 0.5 * y * (gap - (y * gap).sum(-1, keepdims=True)) / y[..., 0].size
+
+
+@pytest.mark.parametrize("name", [name for name in lo.available() if isinstance(lo.load(name), lo.LPG)])
+def test_the_lines_of_an_lpgs_card_run_in_an_agent_of_ones_own(name):
+    (code,) = re.findall(r"```python\n(.*?)```", lo.card(name), re.DOTALL)
+    rng = np.random.default_rng(0)
+    steps, num_envs, predictions = 5, 2, lo.load(name).predictions
+    shape = (steps, num_envs)
+    logits = {"policy": rng.normal(size=(*shape, 3)), "critic": rng.normal(size=(*shape, predictions))}
+    action = rng.integers(0, 3, shape)
+
+    def agent(params, obs, action):  # a table with a row for every step
+        log_pi = jax.nn.log_softmax(params["policy"])
+        log_prob = jnp.take_along_axis(log_pi, action[..., None], -1)[..., 0]
+        return log_prob, -(jnp.exp(log_pi) * log_pi).sum(-1), params["critic"]
+
+    params = jax.tree.map(jnp.float32, logits)
+    log_prob, _, critic = agent(params, None, jnp.asarray(action))
+    scope = {"agent": agent, "params": params, "obs": jnp.zeros(shape), "action": jnp.asarray(action)}
+    scope |= {"log_prob": log_prob, "critic": critic, "next_critic": jnp.roll(critic, -1, 0)}
+    scope |= {"reward": jnp.float32(rng.normal(size=shape)), "step": 10.0, "lifetime": 100.0}
+    scope |= {"terminated": jnp.zeros(shape, bool), "truncated": jnp.zeros(shape, bool)}
+    exec(code, scope)
+    targets, gradient = scope["targets"], scope["gradient"]
+    assert np.abs(gradient["policy"]).max() > 1e-5
+    expected = in_numpy(logits["policy"], np.float64(targets.policy), action)
+    np.testing.assert_allclose(gradient["policy"], expected, rtol=1e-4, atol=1e-7)
+    expected = of_prediction_in_numpy(logits["critic"], np.float64(targets.prediction))
+    np.testing.assert_allclose(gradient["critic"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_card_of_an_lpg_names_the_settings_of_its_search():
+    recipe = recipes.lpg_small()
+    for part in (
+        f"`{recipe.agent.optimizer}` at a learning rate of {recipe.agent.learning_rate}",
+        "one epoch, one minibatch",
+    ):
+        assert part in lo.card("lpg")
+
+
+@pytest.mark.parametrize("name", lo.available())
+def test_where_it_loses_is_read_off_the_tables(name):
+    """Counted here from the tables of the card itself: what is printed beside the value of a baseline."""
+    tested = lo.card(name).split("## Where it was tested")[1]
+    tested, _, loses = tested.partition("## Where it loses")
+    counts = []
+    for table in re.findall(r"(?:^\|.*\n?)+", tested, re.MULTILINE):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+        own = head.index("return") if "return" in head else head.index("this rule")
+        if own + 1 < len(head):
+            values = [[float(cell.split()[0]) for cell in row[own : own + 2]] for row in rows]
+            counts.append((sum(mine < theirs for mine, theirs in values), len(rows)))
+    said = [(int(a), int(b)) for a, b in re.findall(r"in (\d+) of (\d+) rows above", loses)]
+    assert said == counts
+    assert "Nothing is known" not in loses
+
+
 def test_the_card_of_a_file_says_how_it_was_made(tmp_path):
     recipe = recipes.ta_lpg_small()
     how = provenance(recipe) | {"generation": 20, "generations": 30, "env_steps": 1_234_000_000}
@@ -99,6 +167,11 @@ def test_a_card_makes_do_with_whatever_was_recorded(tmp_path, objective, record)
 def test_no_card_without_an_objective():
     with pytest.raises(ValueError, match="did you mean 'dpo'"):
         lo.card("dpoo")
+
+
+def test_a_card_is_of_a_name_or_a_file():
+    with pytest.raises(TypeError, match="expected a name or the path of a file, and got a Mirror: names are a2c, "):
+        lo.card(lo.load("dpo"))
 
 
 def test_the_probe_of_a_drift_is_its_surrogate():

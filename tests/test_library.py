@@ -363,3 +363,44 @@ def test_nothing_here_can_run_what_it_reads():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec"}, file
             assert not (isinstance(node, ast.keyword) and node.arg == "allow_pickle"), file
+
+
+@pytest.mark.parametrize("name", ["a2c", "dpo", "mdpo", "ppo"])
+def test_a_closed_form_has_no_record(name):
+    with pytest.raises(ValueError, match=rf"'{name}' is a closed form and has no record, .*lo\.card\('{name}'\)"):
+        lo.record(name)
+
+
+def test_a_record_of_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"Unknown .* 'lp0'; did you mean 'lpo'\?"):
+        lo.record("lp0")
+
+
+@pytest.mark.parametrize("read", [lo.load, lo.record])
+@pytest.mark.parametrize("what", [3, None, lo.Clip()], ids=["number", "none", "drift"])
+def test_neither_a_name_nor_a_path_is_refused(read, what):
+    with pytest.raises(TypeError, match=r"expected a name or the path of a file, and got a \w+: names are a2c, "):
+        read(what)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("objective.safetensors", lo.Clip()), "save takes an objective or a drift, then a path, and was given a str"),
+        ((lo.Clip(), "x.safetensors", [1]), "a record is a mapping from names to JSON values, and was given as a list"),
+    ],
+    ids=["order", "record"],
+)
+def test_what_cannot_be_saved_is_refused(arguments, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        lo.save(*arguments)
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no directory .*/no to write mine\.safetensors into"):
+        lo.save(lo.Clip(), tmp_path / "no" / "mine.safetensors")
+
+
+def test_an_instance_is_not_registered():
+    with pytest.raises(TypeError, match="register takes a class, and was given a Clip"):
+        lo.register(lo.Clip())  # type: ignore[arg-type]

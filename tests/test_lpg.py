@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import re
+import warnings
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,6 +14,8 @@ import pytest
 
 import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
+from discover.setups import GRID, SHUFFLED_GRID, warn_if_far
+from discover.train import train
 from envs.gridworld import GridWorld, make_level
 from learned_objectives.recurrent import gru, lstm
 
@@ -408,3 +413,41 @@ def test_an_lpg_predicts_as_many_numbers_as_its_critic_gives():
     assert lpg(predictions=5).critic_width == 5
     assert jax.eval_shape(lo.LPG.create, jax.random.key(0)).critic_width == 30
     assert jax.eval_shape(lo.LPG.groove, jax.random.key(0)).critic_width == 8
+
+
+@pytest.mark.parametrize("name", ["surrogate", "drift"])
+def test_what_only_mirror_learning_has_says_what_to_call(name):
+    assert not hasattr(lpg(), name)
+    with pytest.raises(AttributeError, match=rf"an LPG has no {name}, .*call targets = lpg\.targets\(.*lpg\.loss\("):
+        getattr(lpg(), name)
+
+
+def test_a_time_aware_lpg_without_its_progress_says_so():
+    with pytest.raises(TypeError, match=r"TA-LPG needs a Progress and was given 0\.5"):
+        lpg(time_aware=True).targets(made_up(), 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("objective", "config", "sentence"),
+    [
+        (lpg(), AgentConfig(learning_rate=5e-4), r"one gradient step per rollout, and these agents take 16 "),
+        (lpg(), replace(GRID.agent, num_epochs=2), r"one gradient step per rollout, and these agents take 2 "),
+        (lpg(), replace(GRID.agent, learning_rate=0.1), "used with sgd at about 40, and learning_rate is 0.1"),
+        (lpg(), replace(GRID.agent, optimizer="adam"), "used with adam at about 0.0005, and learning_rate is 40"),
+        (lpg(), GRID.agent, None),
+        (lpg(), SHUFFLED_GRID.agent, None),
+        (lo.Mirror(), AgentConfig(), None),
+    ],
+    ids=["usual", "epochs", "sgd", "adam", "tables", "networks", "ppo"],
+)
+def test_settings_far_from_those_of_its_family_are_warned_of(objective, config, sentence):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_far(objective, config)
+    assert [bool(re.search(sentence or "", str(w.message))) for w in caught] == [True] * (sentence is not None)
+
+
+def test_training_with_an_lpg_in_unsuitable_agents_warns():
+    small = AgentConfig(num_envs=2, num_steps=4, num_epochs=2, num_minibatches=1, hidden=(4,))
+    with pytest.warns(UserWarning, match="This LPG may not learn with these settings: it takes one gradient step"):
+        train(lpg(), "CartPole-v1", total_steps=8, num_seeds=1, agent=small)

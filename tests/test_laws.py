@@ -1,0 +1,171 @@
+"""`verify_drift` finds what is not a drift, wherever it breaks a law, and passes what is one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import learned_objectives as lo
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+def sound(x, a, p):
+    """A drift: 0.5 (1 + |A|) (log r)^2."""
+    return 0.5 * (1.0 + jnp.abs(a)) * x**2
+
+
+def dipping(where):
+    """`sound`, and -0.01 where it says so."""
+    return lambda x, a, p: jnp.where(where(x, a, p), -0.01, sound(x, a, p))
+
+
+def kinked(slope):
+    return lambda x, a, p: x**2 + slope(x, a, p)
+
+
+def years(p):
+    return p.lifetime / 1e6
+
+
+@jax.custom_jvp
+def spiky(x):
+    return x**2
+
+
+@spiky.defjvp
+def _(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return x**2, jnp.where(jnp.abs(x) > 3.0, jnp.nan, 2.0 * x) * dx
+
+
+DIPS = {
+    "ratios 1.05 to 1.10": dipping(lambda x, a, p: (x > np.log(1.05)) & (x < np.log(1.10))),
+    "one n/N, 0.37": dipping(lambda x, a, p: (jnp.abs(p.fraction - 0.37) < 1e-3) & (x > 0.1)),
+    "one lifetime, 131,072": dipping(lambda x, a, p: (p.lifetime == 131_072) & (x > 0.1)),
+    "advantages 1.5 to 2.5": dipping(lambda x, a, p: (a > 1.5) & (a < 2.5) & (jnp.abs(x) > 0.01)),
+    "advantages beyond 8.5": dipping(lambda x, a, p: (jnp.abs(a) > 8.5) & (x > 0.1)),
+    "log r beyond 2": dipping(lambda x, a, p: jnp.abs(x) > 2.1),
+    # and ten more
+    "advantages beyond 50": dipping(lambda x, a, p: (a > 50.0) & (x < -0.1)),
+    "ratios 1.0010 to 1.0015": dipping(lambda x, a, p: (x > 1.0e-3) & (x < 1.5e-3)),
+    "ratio 0.98, A 3.3 to 3.6": dipping(lambda x, a, p: (jnp.abs(x + 0.02) < 2e-3) & (a > 3.3) & (a < 3.6)),
+    "log r beyond 15": dipping(lambda x, a, p: x > 15.0),
+    "the last per mille of a life": dipping(lambda x, a, p: (p.fraction > 0.999) & (x > 0.5)),
+    "lives of 3 to 5 million steps": dipping(lambda x, a, p: (years(p) > 3) & (years(p) < 5) & (x > 0.5)),
+    "long lives, late, far": dipping(lambda x, a, p: (years(p) > 1e3) & (p.fraction > 0.9) & (x > 2.0)),
+    "small advantages": dipping(lambda x, a, p: (jnp.abs(a) < 1e-4) & (jnp.abs(a) > 0) & (x > 0.05)),
+    "a narrow valley": lambda x, a, p: (x - 0.7) ** 2 * x**2 + (a - 1.234) ** 2 * x**2 - 1e-6 * (jnp.abs(x) > 0.1),
+    "a valley at one n/N": lambda x, a, p: (
+        x**2 * ((x - 0.3) ** 2 + (p.fraction - 0.512) ** 2 - 2e-5) * jnp.exp(-0.01 * jnp.abs(a))
+    ),
+}
+KINKS = {
+    "9e-6 |x|": kinked(lambda x, a, p: 9e-6 * jnp.abs(x)),
+    "9e-6 relu(x)": kinked(lambda x, a, p: 9e-6 * jax.nn.relu(x)),
+    "-9e-6 |x|": kinked(lambda x, a, p: -9e-6 * jnp.abs(x)),
+    "9e-6 |x|, A from 8 to 12": kinked(lambda x, a, p: jnp.where((a > 8) & (a < 12), 9e-6, 0.0) * jnp.abs(x)),
+    "9e-6 |x|, one lifetime": kinked(lambda x, a, p: jnp.where(p.lifetime == 2.0**20, 9e-6, 0.0) * jnp.abs(x)),
+    "1e-3 |x|, one n/N": kinked(lambda x, a, p: jnp.where(jnp.abs(p.fraction - 0.8123) < 1e-3, 1e-3, 0.0) * jnp.abs(x)),
+    "1e-3 |x| on 100 x^2": lambda x, a, p: 100.0 * x**2 + 1e-3 * jnp.abs(x),
+    "no derivative": kinked(lambda x, a, p: 1e-4 * jnp.abs(jax.lax.stop_gradient(x))),
+}
+OF_THE_BATCH = {
+    "mean": lambda x, a, p: x**2 * (1.0 + a.mean() ** 2),
+    "largest": lambda x, a, p: x**2 / (1.0 + jnp.abs(x).max()),
+    "first": lambda x, a, p: x**2 * (1.0 + (jnp.arange(x.size) == 0).reshape(x.shape)),
+    "neighbour": lambda x, a, p: x**2 + jnp.roll(x, 1) ** 2 * x**2,
+    "rank": lambda x, a, p: x**2 * (1.0 + jnp.argsort(jnp.argsort(a.ravel())).reshape(a.shape) / a.size),
+    "size": lambda x, a, p: x**2 * x.size,
+    "axes": lambda x, a, p: x**2 * x.ndim,
+}
+ELSE = {
+    "not zero at ratio 1 at one A": (lambda x, a, p: x**2 + jnp.where(a > 20.0, 1e-4, 0.0), "be zero at ratio 1"),
+    "nan at large ratios": (lambda x, a, p: x**2 + 0.0 * jnp.exp(5.0 * x), "be finite"),
+    "nan derivative": (lambda x, a, p: spiky(x), "have a finite derivative"),
+}
+
+
+@pytest.mark.parametrize("broken", DIPS.values(), ids=DIPS)
+def test_a_dip_is_found_wherever_it_is(broken):
+    with pytest.raises(
+        lo.DriftLawError, match=r"must be non-negative, .* gives -.* at log ratio .*, n/N = .*, N = .* steps"
+    ):
+        lo.verify_drift(broken)
+
+
+@pytest.mark.parametrize("broken", KINKS.values(), ids=KINKS)
+def test_a_kink_is_found_however_small(broken):
+    with pytest.raises(
+        lo.DriftLawError, match=r"be flat at ratio 1|derivative zero at ratio 1|derivative that vanishes"
+    ):
+        lo.verify_drift(broken)
+
+
+@pytest.mark.parametrize("broken", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
+def test_what_looks_at_the_batch_is_found(broken):
+    with pytest.raises(lo.DriftLawError, match="must treat each sample by itself"):
+        lo.verify_drift(broken)
+
+
+@pytest.mark.parametrize(("broken", "law"), ELSE.values(), ids=ELSE)
+def test_the_other_laws_hold_everywhere(broken, law):
+    with pytest.raises(lo.DriftLawError, match=f"must {law}"):
+        lo.verify_drift(broken)
+
+
+def test_where_a_law_is_broken_it_is_broken():
+    broken = DIPS["ratios 1.05 to 1.10"]
+    with pytest.raises(lo.DriftLawError) as error:
+        lo.verify_drift(broken)
+    (x,) = (float(word.rstrip(",")) for word in str(error.value).split("log ratio ")[1].split()[:1])
+    assert 1.05 < np.exp(x) < 1.10
+
+
+SOUND = {
+    "sound": sound,
+    "(r - 1)^2": lambda x, a, p: jnp.expm1(x) ** 2,
+    "r log r - r + 1": lambda x, a, p: jnp.exp(x) * x - jnp.expm1(x),
+    "r - 1 - log r": lambda x, a, p: jnp.expm1(x) - x,
+    "|A| x^2 n/N log N": lambda x, a, p: jnp.abs(a) * x**2 * p.fraction * p.log_lifetime,
+    "|x|^1.5": lambda x, a, p: x**2 / jnp.sqrt(jnp.abs(x) + 1e-30),
+}
+
+
+@pytest.mark.parametrize("drift", SOUND.values(), ids=SOUND)
+def test_a_drift_passes(drift):
+    lo.verify_drift(drift)
+
+
+def test_a_drift_that_rounds_to_a_kink_is_told_of_expm1():
+    with pytest.raises(lo.DriftLawError, match=r"write r - 1 as jnp\.expm1"):
+        lo.verify_drift(lambda x, a, p: jnp.exp(x) - 1.0 - x)
+
+
+@pytest.mark.parametrize("name", [name for name in lo.available() if isinstance(lo.load(name), lo.Mirror)])
+def test_a_mirror_is_checked_by_its_drift(name):
+    lo.verify_drift(lo.load(name))
+
+
+def test_a_mirror_of_a_broken_drift_is_refused():
+    class Broken(lo.Drift):
+        def __call__(self, log_ratio, advantage, progress=None):
+            return jnp.abs(log_ratio)
+
+    with pytest.raises(lo.DriftLawError, match="be flat at ratio 1"):
+        lo.verify_drift(lo.Mirror(drift=Broken()))
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        (lo.LPG.create(jax.random.key(0), hidden=2), "was given a LPG, which has no drift."),
+        ("lpo", "was given 'lpo': call verify_drift(learned_objectives.load('lpo'))."),
+        (0.2, "was given a float, which has no drift."),
+    ],
+    ids=["lpg", "name", "number"],
+)
+def test_what_has_no_drift_is_refused(what, sentence):
+    with pytest.raises(TypeError) as error:
+        lo.verify_drift(what)
+    assert sentence in str(error.value)
