@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-# Setting -> the value under which lives run. Environments of gymnax and Brax promote types, NaN marks a return that does not exist
+# Setting -> the value under which lives run. Environments of gymnax and Brax promote types, NaN marks a return that is not known
 # yet, and a life without jit takes hours.
 PLAIN = {
     "jax_enable_x64": False,

@@ -23,7 +23,7 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import cli, evolution_search, recipes, run
+from discover import cli, evolution_search, metrics, recipes, run
 from discover import record as record_module
 from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
@@ -705,3 +705,40 @@ def test_more_generations_than_asked_for_are_nothing_to_do():
         == "runs/x has 10 generations, more than the 4 asked for: nothing is left to do."
     )
     assert _resuming(Path("runs/x"), 2, 4) == "Resuming runs/x at generation 2 of 4."
+
+
+def test_every_field_of_the_log_is_documented(first, rolling):
+    """Of a search by evolution and of one by meta-gradient; an objective of the Mirror family logs its own fields in the latter."""
+    of_mirror = {"meta.kl", "meta.value_loss"}
+    found = set()
+    for rows, env in (
+        (first.result.rows, crash.TINY["envs"]),
+        (rolling.result.rows, rolling.result.rows[0]["evaluation"]),
+    ):
+        found |= {path for row in rows for path in metrics.paths(row, (env,) if isinstance(env, str) else tuple(env))}
+    assert found == set(metrics.FIELDS) - of_mirror
+    assert {f"meta.{name}" for name in mirror_metrics()} == of_mirror | {"meta.entropy", "meta.policy_loss"}
+
+
+def mirror_metrics():
+    """Those that its losses return."""
+    rollout = lo.Rollout(
+        *[jnp.zeros((2, 1))] * 3, *[jnp.zeros((2, 1, 1))] * 2, jnp.zeros((2, 1)), *[jnp.zeros((2, 1), bool)] * 2
+    )
+    progress, objective = lo.Progress(jnp.float32(1), jnp.float32(2)), lo.Mirror()
+    targets = objective.targets(rollout, progress)
+    return objective.loss(lo.Outputs(rollout.log_prob, rollout.reward, rollout.critic), rollout, targets, progress)[1]
+
+
+def test_the_best_score_is_that_of_its_formula(first):
+    """In NumPy, from the evaluations in the log."""
+    evaluations = [
+        (row["best_score"], np.asarray(row["evaluation"][crash.TINY["envs"]]))
+        for row in first.result.rows
+        if "evaluation" in row
+    ]
+    start = evaluations[0][1]
+    scale = max(abs(start.mean()), start.std())
+    x = np.array([(lives.mean() - start.mean()) / scale for _, lives in evaluations])
+    expected = np.maximum.accumulate(np.where(x < 0, x, x / (1 + np.maximum(x, 0))))
+    np.testing.assert_allclose([score for score, _ in evaluations], expected, atol=1e-4)
