@@ -83,8 +83,8 @@ def measure(unit: Unit, cells: Path) -> None:
         "setup": asdict(setup),
         "made_with": made_with(),
         "final_returns": as_json(lives.final_returns.round(3)),
-        "cut": lives.cut.tolist(),
-        "largest": lives.largest.tolist(),
+        "cut": lives.metrics["cut"].tolist(),
+        "largest": lives.metrics["largest"].tolist(),
     }
     write_text(cells / unit.file, json.dumps(told) + "\n")
 

@@ -28,8 +28,7 @@ class Lives(NamedTuple):
     """What was measured of `S` agents."""
 
     final_returns: np.ndarray  # f32[S]; NaN where no episode ended or the agent diverged
-    cut: np.ndarray  # f32[S], share of samples that PPO's clip would cut, mean over all gradient steps of the life
-    largest: np.ndarray  # f32[S], largest |r - 1| of any sample in any gradient step
+    metrics: dict[str, np.ndarray]  # f32[S] each, mean over all gradient steps of the life; of `largest`, the maximum
 
 
 class Watched(lo.Mirror):
@@ -48,18 +47,26 @@ def is_cut(change: jax.Array, advantage: jax.Array) -> jax.Array:
 
 
 def watch(
-    objective: lo.Mirror, env: str, setup: Setup, *, total_steps: int, seed: int, first: int, count: int
+    objective: lo.Mirror,
+    env: str,
+    setup: Setup,
+    *,
+    total_steps: int,
+    seed: int,
+    first: int,
+    count: int,
+    kind: type[Agent] = Agent,
 ) -> Lives:
     """Train agents number `first` to `first + count - 1` of a seed; agent i has the same key as in `discover.train`."""
     loaded = setup.loss.on(objective)
     watched = Watched(**{name: getattr(loaded, name) for name in lo.Mirror.__dataclass_fields__})
-    learner, task, num_updates = make_life(env, setup.agent, total_steps)
-    learner = Agent.fit(learner.env, learner.config, watched)
+    life, task, num_updates = make_life(env, setup.agent, total_steps)
+    learner = kind.fit(life.env, setup.agent, watched)
     root = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(first, first + count))
     stops = np.asarray(stretches(num_updates, min(NUM_EVALS, num_updates)))
-    found = _program(learner)((as_arrays(watched), task, (jnp.int32(stops[-2]), jnp.int32(stops[-1]))), keys)
-    return Lives(*map(np.asarray, found))
+    final, metrics = _program(learner)((as_arrays(watched), task, (jnp.int32(stops[-2]), jnp.int32(stops[-1]))), keys)
+    return Lives(np.asarray(final), {name: np.asarray(x) for name, x in metrics.items()})
 
 
 @lru_cache(maxsize=8)
@@ -68,15 +75,18 @@ def _program(agent: Agent):
         objective, task, (last_stretch, end) = shared
 
         def update(_, carry):
-            state, cut, largest = carry
+            state, sums, largest = carry
             state, metrics = agent.update(objective, task, state)
-            return state, cut + metrics["cut"].mean(), jnp.maximum(largest, metrics["largest"].max())
+            largest = jnp.maximum(largest, metrics.pop("largest").max())
+            return state, jax.tree.map(lambda total, x: total + x.mean(), sums, metrics), largest
 
-        carry = (agent.init(task, key), jnp.float32(0), jnp.float32(0))
-        state, cut, largest = jax.lax.fori_loop(0, last_stretch, update, carry)
-        state = state.replace(env=state.env.replace(episodes=state.env.episodes.forget()))
-        state, cut, largest = jax.lax.fori_loop(last_stretch, end, update, (state, cut, largest))
+        state = agent.init(task, key)
+        metrics = jax.eval_shape(lambda: agent.update(objective, task, state)[1])
+        sums = {name: jnp.float32(0) for name in metrics if name != "largest"}
+        carry = jax.lax.fori_loop(0, last_stretch, update, (state, sums, jnp.float32(0)))
+        state = carry[0].replace(env=carry[0].env.replace(episodes=carry[0].env.episodes.forget()))
+        state, sums, largest = jax.lax.fori_loop(last_stretch, end, update, (state, *carry[1:]))
         final = jnp.where(diverged(state), jnp.nan, state.env.episodes.mean_return())
-        return final, cut / end, largest
+        return final, {name: total / end for name, total in sums.items()} | {"largest": largest}
 
     return parallel.spread(live, vmap=agent.vmap)
