@@ -211,13 +211,15 @@ def over_runs(
             out.append(statistic(*(np.take_along_axis(x, index[None], axis=-1) for x in picked)))
         return np.asarray(out, np.float64)
 
-    value = float(statistic(*sets))
-    if fewest >= FEW:
+    with np.errstate(invalid="ignore"):
+        value = float(statistic(*sets))
+        if fewest < FEW:
+            parts = [samples([i], []).var() for i in range(len(sets))] + [samples([], range(environments)).var()]
+            if np.isfinite(parts).all():
+                return t_interval(value, parts, [*map(len, sets), items], level=level)
         both = samples(range(len(sets)), range(environments))
-        low, high = np.quantile(both, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-        return Interval(value, float(low), float(high))
-    variances = [samples([i], []).var() for i in range(len(sets))] + [samples([], range(environments)).var()]
-    return t_interval(value, variances, [*map(len, sets), items], level=level)
+    low, high = np.quantile(both, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    return Interval(value, float(low), float(high))
 
 
 def iqm_interval(scores: np.ndarray) -> Interval:

@@ -303,7 +303,9 @@ def test_scores_by_references_of_another_budget_are_noted():
     """The references of CartPole and Acrobot are of 500,000 steps."""
     notes = made_up(ppo=[1.0] * 8).notes()
     assert len(notes) == 2
-    assert notes[0].startswith("Scores in CartPole-v1 at 1,000 steps: the reference, a score of 1, is PPO at 500,000 steps.")
+    assert notes[0].startswith(
+        "Scores in CartPole-v1 at 1,000 steps: the reference, a score of 1, is PPO at 500,000 steps."
+    )
     assert all(note in made_up(ppo=[1.0] * 8).table() for note in notes)
     trial, budget = Trial("Asterix-MinAtar", 262_144), np.array([262_144])
     assert Comparison({trial: {"ppo": Curve(np.ones((8, 1)), budget)}}, {}).notes() == []
