@@ -7,7 +7,7 @@ seeds), each of which leaves a file in --cells and is not done again. Several pr
     python -m benchmarks.fresh --list                 # the units, one a line
     python -m benchmarks.fresh --part 0/8             # every eighth unit; in other processes 1/8 to 7/8
     python -m benchmarks.fresh --envs CartPole-v1     # the units of some environments
-    python -m benchmarks.fresh --merge                # all units -> benchmarks/results/returns-fresh.json
+    python -m benchmarks.fresh --merge --cards        # all units -> benchmarks/results/returns-fresh.json, and the cards
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from discover.settings import rebuild
 from discover.setups import Setup
 from discover.store import write_text
 from discover.train import as_json, resolve_objective
+from learned_objectives.cards import TESTED
 
 SEEDS = 40
 SEED = 20_261_126  # none of the seeds of searches, references, validation, or of `benchmarks.returns`
@@ -171,6 +172,16 @@ def report_of(group: str, known: Known) -> dict[str, Any]:
     }
 
 
+def write_cards(known: Known) -> None:
+    """Put what was found into the file from which cards are made."""
+    tested = json.loads(TESTED.read_text())
+    for group in GROUPS:
+        comparison = comparison_of(group, known)
+        for name in comparison.objectives:
+            tested.setdefault(name, {})[group] = returns.card(comparison, name, returns.GROUPS[group], SEEDS)
+    write_text(TESTED, json.dumps(tested, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fresh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -184,11 +195,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="write --out from the units that are done, and train nothing"
     )
+    parser.add_argument("--cards", action="store_true", help="with --merge: put the results into the cards as well")
     args = parser.parse_args(argv)
     args.cells.mkdir(parents=True, exist_ok=True)
     if args.merge:
         known = gather(args.cells)
         report = {group: report_of(group, known) for group in GROUPS}
+        if args.cards:
+            write_cards(known)
         write_text(args.out, json.dumps({"groups": report}, indent=1, allow_nan=False) + "\n")
         print(f"{len(known)} of {len(units()) * BLOCK // SEEDS} cells are in {os.path.relpath(args.out)}.")
         return

@@ -253,7 +253,19 @@ def summary_of(comparison: Comparison, baseline: str) -> dict[str, Any]:
     }
 
 
-def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
+def longest(comparison: Comparison) -> Comparison:
+    """The trials of the longest life alone, where an environment has several; empty where none has."""
+    lives: dict[str, list[int]] = {}
+    for trial in comparison.curves:
+        lives.setdefault(trial.env, []).append(trial.total_steps)
+    return comparison._replace(
+        curves={
+            t: c for t, c in comparison.curves.items() if len(lives[t.env]) > 1 and t.total_steps == max(lives[t.env])
+        }
+    )
+
+
+def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) -> dict[str, Any]:
     """What a card says of an objective in a group."""
     table, behind = [], []
     for trial, curves in comparison.curves.items():
@@ -272,17 +284,20 @@ def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
             if mine.value < theirs.value:
                 behind.append(f"{trial.env} at {trial.total_steps:,} steps")
         table.append(row)
-    score = f"{asked.about}: IQM of final returns over {SEEDS} seeds, with its 95% bootstrap interval"
+    score = f"{asked.about}: IQM of final returns over {seeds} seeds, with its 95% bootstrap interval"
     score += (
         ""
         if name == asked.baseline
         else f"; and the probability that a seed returns more than one of {asked.baseline}'s"
     )
-    return {
-        "score": score[0].upper() + score[1:],
-        "rows": table,
-        "loses": f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}." if behind else "",
-    }
+    loses = [f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}."] if behind else []
+    pooled = better_over_all(longest(comparison), name, asked.baseline)
+    if pooled and pooled.value < 0.5:
+        loses.append(
+            f"In the longest lives of this comparison, pooled over its environments, it is behind {asked.baseline}: a seed "
+            f"returns more with probability {pooled:.2f}."
+        )
+    return {"score": score[0].upper() + score[1:], "rows": table, "loses": " ".join(loses)}
 
 
 def main() -> None:
