@@ -149,10 +149,14 @@ def ratios_of(group: str, known: Known) -> list[dict[str, Any]]:
     ]
 
 
+def parts_of(group: str, comparison: Comparison) -> dict[str, Comparison]:
+    parts = {"all": comparison, "never seen": returns.unseen(comparison, returns.GROUPS[group])}
+    return {which: part for which, part in parts.items() if part.curves}
+
+
 def report_of(group: str, known: Known) -> dict[str, Any]:
     asked, comparison = returns.GROUPS[group], comparison_of(group, known)
-    parts = {"all": comparison, "never seen": returns.unseen(comparison, asked)}
-    parts = {which: part for which, part in parts.items() if part.curves}
+    parts = parts_of(group, comparison)
     return provenance() | {
         "about": asked.about,
         "trained_by": sorted({str(told["made_with"]["commit"]) for found in known.values() for told in found}),
@@ -201,6 +205,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.merge:
         known = gather(args.cells)
         report = {group: report_of(group, known) for group in GROUPS}
+        for group in GROUPS:
+            comparison = comparison_of(group, known)
+            if comparison.curves:
+                returns.draw(group, comparison, parts_of(group, comparison), args.out.parent)
         if args.cards:
             write_cards(known)
         write_text(args.out, json.dumps({"groups": report}, indent=1, allow_nan=False) + "\n")

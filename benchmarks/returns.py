@@ -300,6 +300,25 @@ def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) ->
     return {"score": score[0].upper() + score[1:], "rows": table, "loses": " ".join(loses)}
 
 
+def draw(group: str, comparison: Comparison, parts: dict[str, Comparison], directory: Path) -> None:
+    """Write the figures of a group."""
+    baseline = GROUPS[group].baseline
+    panels = {
+        name: {
+            f"P(better than {baseline})" + ("" if which == "all" else f"\n{which}"): interval
+            for which, part in parts.items()
+            if (interval := better_over_all(part, name, baseline))
+        }
+        for name in comparison.objectives
+        if name != baseline
+    }
+    trials = f"{len(comparison.curves)} trials (one environment at one budget each)"
+    figure = plots.intervals(panels, title=trials, label="probability that a seed returns more")
+    figure.savefig(directory / f"returns-{group}.png", dpi=150)
+    if len(comparison.curves) > len({trial.env for trial in comparison.curves}):
+        plots.budgets(comparison).savefig(directory / f"returns-{group}-budgets.png", dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
@@ -348,19 +367,7 @@ def main() -> None:
             tested.setdefault(name, {})[group] = card(comparison, name, asked)
         write_text(TESTED, json.dumps(tested, indent=1) + "\n")
         print(comparison.table())
-        panels = {
-            name: {
-                f"P(better than {asked.baseline})" + ("" if which == "all" else f"\n{which}"): interval
-                for which, part in parts.items()
-                if (interval := better_over_all(part, name, asked.baseline))
-            }
-            for name in comparison.objectives
-            if name != asked.baseline
-        }
-        figure = plots.intervals(panels, label="probability that a seed returns more")
-        figure.savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)
-        if any(len(budgets) > 1 for budgets in asked.budgets.values()):
-            plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}-budgets.png"), dpi=150)
+        draw(group, comparison, parts, args.out.parent)
 
 
 if __name__ == "__main__":
