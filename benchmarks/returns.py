@@ -253,7 +253,19 @@ def summary_of(comparison: Comparison, baseline: str) -> dict[str, Any]:
     }
 
 
-def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
+def longest(comparison: Comparison) -> Comparison:
+    """The trials of the longest life alone, where an environment has several; empty where none has."""
+    lives: dict[str, list[int]] = {}
+    for trial in comparison.curves:
+        lives.setdefault(trial.env, []).append(trial.total_steps)
+    return comparison._replace(
+        curves={
+            t: c for t, c in comparison.curves.items() if len(lives[t.env]) > 1 and t.total_steps == max(lives[t.env])
+        }
+    )
+
+
+def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) -> dict[str, Any]:
     """What a card says of an objective in a group."""
     table, behind = [], []
     for trial, curves in comparison.curves.items():
@@ -272,17 +284,39 @@ def card(comparison: Comparison, name: str, asked: Group) -> dict[str, Any]:
             if mine.value < theirs.value:
                 behind.append(f"{trial.env} at {trial.total_steps:,} steps")
         table.append(row)
-    score = f"{asked.about}: IQM of final returns over {SEEDS} seeds, with its 95% bootstrap interval"
+    score = f"{asked.about}: IQM of final returns over {seeds} seeds, with its 95% bootstrap interval"
     score += (
         ""
         if name == asked.baseline
         else f"; and the probability that a seed returns more than one of {asked.baseline}'s"
     )
-    return {
-        "score": score[0].upper() + score[1:],
-        "rows": table,
-        "loses": f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}." if behind else "",
+    loses = [f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}."] if behind else []
+    pooled = better_over_all(longest(comparison), name, asked.baseline)
+    if pooled and pooled.value < 0.5:
+        loses.append(
+            f"In the longest lives of this comparison, pooled over its environments, it is behind {asked.baseline}: a seed "
+            f"returns more with probability {pooled:.2f}."
+        )
+    return {"score": score[0].upper() + score[1:], "rows": table, "loses": " ".join(loses)}
+
+
+def draw(group: str, comparison: Comparison, parts: dict[str, Comparison], directory: Path) -> None:
+    """Write the figures of a group."""
+    baseline = GROUPS[group].baseline
+    panels = {
+        name: {
+            f"P(better than {baseline})" + ("" if which == "all" else f"\n{which}"): interval
+            for which, part in parts.items()
+            if (interval := better_over_all(part, name, baseline))
+        }
+        for name in comparison.objectives
+        if name != baseline
     }
+    trials = f"{len(comparison.curves)} trials (one environment at one budget each)"
+    figure = plots.intervals(panels, title=trials, label="probability that a seed returns more")
+    figure.savefig(directory / f"returns-{group}.png", dpi=150)
+    if len(comparison.curves) > len({trial.env for trial in comparison.curves}):
+        plots.budgets(comparison).savefig(directory / f"returns-{group}-budgets.png", dpi=150)
 
 
 def main() -> None:
@@ -333,19 +367,7 @@ def main() -> None:
             tested.setdefault(name, {})[group] = card(comparison, name, asked)
         write_text(TESTED, json.dumps(tested, indent=1) + "\n")
         print(comparison.table())
-        panels = {
-            name: {
-                f"P(better than {asked.baseline})" + ("" if which == "all" else f"\n{which}"): interval
-                for which, part in parts.items()
-                if (interval := better_over_all(part, name, asked.baseline))
-            }
-            for name in comparison.objectives
-            if name != asked.baseline
-        }
-        figure = plots.intervals(panels, label="probability that a seed returns more")
-        figure.savefig(args.out.with_name(f"returns-{group}.png"), dpi=150)
-        if any(len(budgets) > 1 for budgets in asked.budgets.values()):
-            plots.budgets(comparison).savefig(args.out.with_name(f"returns-{group}-budgets.png"), dpi=150)
+        draw(group, comparison, parts, args.out.parent)
 
 
 if __name__ == "__main__":

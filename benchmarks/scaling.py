@@ -129,20 +129,20 @@ def draw(rows: dict[str, list[dict]], memory: list[dict], path) -> None:
 
     from discover.plots import COLOURS
 
-    figure = Figure(figsize=(12.8, 3.4), layout="constrained")
+    figure = Figure(figsize=(12.8, 4.0), layout="constrained")
     panels = figure.subplots(1, len(rows), sharey=True)
     for panel, (name, points) in zip(panels, rows.items(), strict=True):
         sizes, seconds = (np.array([point[what] for point in points]) for what in ("size", "seconds"))
         low, high = ([pick(point["all"]) for point in points] for pick in (min, max))
-        panel.fill_between(sizes, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
-        panel.plot(sizes, seconds, "o-", color=COLOURS[0], label=f"exponent {exponent(points):.2f}")
+        panel.fill_between(sizes, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="fastest to slowest")
+        panel.plot(sizes, seconds, "o-", color=COLOURS[0], label=f"median, exponent {exponent(points):.2f}")
         linear = seconds[-1] * sizes / sizes[-1]
         panel.plot(sizes, linear, "--", color="grey", label="linear")
         panel.set(xlabel=AXES[name], xscale="log", yscale="log", xticks=sizes, xticklabels=list(map(str, sizes)))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.25)
-        panel.legend(frameon=False, fontsize=8, loc="upper left")
+        panel.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     panels[0].set(ylabel="seconds of a generation")
     right = panels[-1].twinx()
     updates = [row["updates"] for row in memory]
@@ -152,7 +152,7 @@ def draw(rows: dict[str, list[dict]], memory: list[dict], path) -> None:
     ):
         right.plot(updates, [row[what] / 1e6 for row in memory], "s:", color=colour, markersize=4, label=label)
     right.set(ylabel="MB", ylim=(0, 1.6 * max(row["peak_rss_bytes"] for row in memory) / 1e6))
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.2))
     figure.savefig(path, dpi=150)
 
 

@@ -3,7 +3,10 @@
 Meta-test of searches over LPG: every objective trains fresh agents on held-out levels, with the hyperparameters of the tabular
 agent for all, and A2C and the rule its search began with beside it. Agent s of a world has the same level and keys under every
 objective. A score is a final return in units of A2C's mean in that world. Several meta-seeds of one search are given with commas
-between them; intervals are over levels and the agents in them, and each meta-seed stands by itself besides.
+between them. Intervals are of two levels, meta-seeds and then held-out levels (`discover.statistics.over_runs`): a claim about a
+method is a claim about its next meta-seed. The report names the environment steps that each search was given.
+
+`--restate` makes the statistics again from the scores in --out, and trains nothing but A2C.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,65 +33,97 @@ SEEDS = 16  # levels and agents of each world
 SEED = 77_000  # far from the seeds of any search
 UPDATE = 1280  # environment steps
 
-
-def pooled(*runs: np.ndarray) -> np.ndarray:
-    """f64[..., worlds, meta-seeds x levels]: the IQM of all meta-seeds together, of scores [..., worlds, levels] for each."""
-    return statistics.iqm(np.concatenate(runs, axis=-1))
+Scores = dict[str, list[np.ndarray]]  # search -> f64[worlds, levels] for each meta-seed
 
 
-def over_levels(statistic: Callable[..., np.ndarray], *runs: np.ndarray) -> statistics.Interval:
-    """Levels are drawn again, and the same ones for every meta-seed: three meta-seeds on a level are not three levels."""
-    return statistics.interval(statistic, *runs, paired=True)
+def pooled(runs: np.ndarray) -> np.ndarray:
+    """The IQM of all meta-seeds together, of scores f64[..., K, worlds, levels]."""
+    return statistics.iqm(runs.reshape((*runs.shape[:-3], -1, runs.shape[-1])))
 
 
-def gain(ours: int) -> Callable[..., np.ndarray]:
-    """The mean of the first `ours` sets less that of the others."""
-
-    def statistic(*runs: np.ndarray) -> np.ndarray:
-        return statistics.paired_improvement(np.mean(runs[:ours], axis=0), np.mean(runs[ours:], axis=0))
-
-    return statistic
+def average(runs: np.ndarray) -> np.ndarray:
+    return runs.mean((-3, -2, -1))
 
 
-def judge(found: list[np.ndarray], began: list[np.ndarray], a2c: np.ndarray) -> dict[str, Any]:
+def gain(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return average(ours) - average(theirs)
+
+
+def better(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The probability that an agent of one gets more than an agent of the other in the same world, on any level."""
+    sides = (np.moveaxis(x, -3, -2).reshape((*x.shape[:-3], x.shape[-2], -1)) for x in (ours, theirs))
+    return statistics.probability_of_improvement(*sides)
+
+
+def judge(found: Sequence[np.ndarray], began: Sequence[np.ndarray], a2c: np.ndarray) -> dict[str, Any]:
     """What one search came to, of scores [worlds, levels] for each of its meta-seeds."""
 
-    def by_world(runs: list[np.ndarray]) -> dict[str, statistics.Interval]:
-        return {world: over_levels(pooled, *(x[[i]] for x in runs)) for i, world in enumerate(HELD_OUT)}
+    def by_world(runs: Sequence[np.ndarray]) -> dict[str, statistics.Interval]:
+        return {world: statistics.over_runs(pooled, [x[[i]] for x in runs]) for i, world in enumerate(HELD_OUT)}
 
     return {
-        "iqm": over_levels(pooled, *found),
+        "iqm": statistics.over_runs(pooled, found),
         "iqm_by_world": by_world(found),
         "iqm_by_meta_seed": [float(statistics.iqm(x)) for x in found],
-        "began_iqm": over_levels(pooled, *began),
+        "began_iqm": statistics.over_runs(pooled, began),
         "began_iqm_by_world": by_world(began),
-        "gain_over_its_beginning": over_levels(gain(len(found)), *found, *began),
-        "gain_over_a2c": over_levels(gain(len(found)), *found, a2c),
+        "gain_over_its_beginning": statistics.over_runs(average, [x - y for x, y in zip(found, began, strict=True)]),
+        "gain_over_a2c": statistics.over_runs(average, [x - a2c for x in found]),
         "scores": [x.round(4).tolist() for x in found],
         "began_scores": [x.round(4).tolist() for x in began],
     }
 
 
-def compare(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
-    def better(*runs: np.ndarray) -> np.ndarray:
-        sides = (np.concatenate(side, axis=-1) for side in (runs[: len(ours)], runs[len(ours) :]))
-        return statistics.probability_of_improvement(*sides)
-
+def compare(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, Any]:
     return {
-        "gain": over_levels(gain(len(ours)), *ours, *theirs),
-        "probability_of_improvement": over_levels(better, *ours, *theirs),
+        "gain": statistics.over_runs(gain, ours, theirs),
+        "gain_in_iqm": statistics.over_runs(lambda x, y: pooled(x) - pooled(y), ours, theirs),
+        "probability_of_improvement": statistics.over_runs(better, ours, theirs),
     }
+
+
+def statistics_of(found: Scores, began: Scores, a2c: np.ndarray, records: dict[str, list[Any]]) -> dict[str, Any]:
+    """The statistics of a report, of scores [worlds, levels] by search and meta-seed."""
+    return {
+        "intervals": "two levels: meta-seeds, then levels",
+        "a2c_scores": a2c.round(4).tolist(),
+        "searches": {
+            name: judge(found[name], began[name], a2c)
+            | {"env_steps": [record.get("env_steps") for record in records[name]], "records": records[name]}
+            for name in found
+        },
+        "comparisons": {
+            f"{ours} over {theirs}": compare(found[ours], found[theirs])
+            for ours, theirs in itertools.combinations(found, 2)
+        },
+    }
+
+
+def restate(report: dict[str, Any], a2c: np.ndarray) -> dict[str, Any]:
+    """The same report with its statistics made again from its scores; `a2c` [worlds, levels] is not in old reports."""
+    searches = report["searches"]
+    found, began = (
+        {name: [np.array(x) for x in each[kind]] for name, each in searches.items()}
+        for kind in ("scores", "began_scores")
+    )
+    return report | statistics_of(found, began, a2c, {name: each["records"] for name, each in searches.items()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("searches", nargs="+", help="name=run,run,...")
+    parser.add_argument("searches", nargs="*", help="name=run,run,...")
+    parser.add_argument("--restate", action="store_true", help="make the statistics in --out again from its scores")
     parser.add_argument("--updates", type=int, default=250, help="of each agent")
     parser.add_argument(
         "--cells", type=Path, default=ROOT / "runs/worlds", help="what is done already is not done again"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/worlds.json")
     args = parser.parse_args()
+    if bool(args.searches) == args.restate:
+        parser.error("give searches as name=run,run,... or --restate, and not both.")
+    before = json.loads(args.out.read_text()) if args.restate else {}
+    if before and before["updates"] != args.updates:
+        parser.error(f"{args.out} is of {before['updates']} updates: give --updates {before['updates']}.")
     searches = {name: runs.split(",") for name, runs in (each.split("=", 1) for each in args.searches)}
 
     records = {
@@ -119,28 +154,32 @@ def main() -> None:
         )
     a2c = raw("a2c") / unit
     found = {name: [raw(f"{name} {run}") / unit for run in runs] for name, runs in searches.items()}
-    report = {
-        **provenance(),
-        "levels": SEEDS,
-        "updates": args.updates,
-        "a2c": {
-            "unit": dict(zip(HELD_OUT, unit[:, 0].tolist(), strict=True)),
-            "iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, a2c), strict=True)),
-            "iqm": statistics.iqm_interval(a2c),
-        },
-        "searches": {
-            name: judge(found[name], [raw(fingerprint(x)) / unit for x in began[name]], a2c)
-            | {"records": records[name]}
-            for name in searches
-        },
-        "comparisons": {
-            f"{ours} over {theirs}": compare(found[ours], found[theirs])
-            for ours, theirs in itertools.combinations(searches, 2)
-        },
-    }
+    if args.restate:
+        recorded = np.array([before["a2c"]["unit"][world] for world in HELD_OUT])
+        if not np.allclose(unit[:, 0], recorded, rtol=1e-2):
+            raise SystemExit(
+                f"A2C comes to {unit[:, 0]}, and came to {recorded} in {args.out}: train all searches again."
+            )
+        report = restate(before, raw("a2c") / recorded[:, None]) | {"restated": provenance()}
+    else:
+        report = {
+            **provenance(),
+            "levels": SEEDS,
+            "updates": args.updates,
+            "a2c": {
+                "unit": dict(zip(HELD_OUT, unit[:, 0].tolist(), strict=True)),
+                "iqm_by_world": dict(zip(HELD_OUT, map(statistics.iqm_interval, a2c), strict=True)),
+                "iqm": statistics.iqm_interval(a2c),
+            },
+        } | statistics_of(
+            found, {name: [raw(fingerprint(x)) / unit for x in began[name]] for name in began}, a2c, records
+        )
     args.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     for name, each in report["searches"].items():
         print(f"{name}: {each['iqm']:.2f}, began {each['began_iqm']:.2f}, meta-seeds {each['iqm_by_meta_seed']}")
+        print(f"  environment steps of each search: {each['env_steps']}")
+    for name, each in report["comparisons"].items():
+        print(f"{name}: {each['gain']:.2f} in mean, {each['gain_in_iqm']:.2f} in IQM")
 
 
 if __name__ == "__main__":

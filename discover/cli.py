@@ -154,7 +154,7 @@ def _list(_: List) -> None:
 
 
 def _train(args: Train) -> None:
-    from discover.statistics import iqm_interval
+    from discover.statistics import few_seeds_note, iqm_interval
     from discover.train import train
 
     result = train(
@@ -172,6 +172,8 @@ def _train(args: Train) -> None:
     )
     final = result.returns[:, -1]
     tell(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
+    if note := few_seeds_note(len(final)):
+        tell(note)
     if args.out is not None:
         tell(f"wrote {args.out / 'train.jsonl'} and {args.out / 'curve.png'}")
 
@@ -240,7 +242,7 @@ def _evaluate(args: Evaluate) -> None:
         out=args.out,
         progress=tell,
     )
-    tell(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% bootstrap interval")
+    tell(f"\nIQM of the final return over {args.num_seeds} seeds, with its 95% interval")
     tell(comparison.table())
     if args.out is not None:
         tell(f"wrote {args.out / 'evaluation.json'} and figures beside it")

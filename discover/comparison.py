@@ -77,8 +77,8 @@ class Comparison(NamedTuple):
         return out
 
     def table(self) -> str:
-        """IQM of the final returns over seeds, with its 95% bootstrap interval; statistics of the scores over all trials; and
-        what did not fit."""
+        """IQM of the final returns over seeds, with its 95% interval; statistics of the scores over all trials; `notes`; and what
+        did not fit."""
         several = len({t.total_steps for t in self.curves}) > 1
         rows = [["environment", *self.objectives]]
         for trial, curves in self.curves.items():
@@ -93,8 +93,22 @@ class Comparison(NamedTuple):
             for objective, each in summary.items():
                 rows.append([objective, *(f"{each[n]:.2f}" if n in each else "-" for n in names)])
             parts.append(_aligned(rows))
+        parts += self.notes()
         parts += [f"{name} in {env}: {why}" for (name, env), why in self.misfits.items()]
         return "\n\n".join(parts)
+
+    def notes(self) -> list[str]:
+        """A sentence for each reason to read the statistics with care: few seeds, and references of another budget."""
+        seeds = [len(curve.final) for curves in self.curves.values() for curve in curves.values()]
+        notes = [note] if seeds and (note := statistics.few_seeds_note(min(seeds))) else []
+        for trial in self.common():
+            budget = (references.of(trial.env) or {})["total_steps"]
+            if budget != trial.total_steps:
+                notes.append(
+                    f"Scores in {trial.env} at {trial.total_steps:,} steps: the reference, a score of 1, is PPO at {budget:,} "
+                    "steps. Compare objectives with one another, not with 1."
+                )
+        return notes
 
     def statistics(self) -> dict[str, Any]:
         """For evaluation.json: the IQM of every cell, the summary, and the references by which its scores were made."""
@@ -112,6 +126,7 @@ class Comparison(NamedTuple):
             "scored": [list(t) for t in self.common()],
             "summary": {name: {k: finite(v) for k, v in each.items()} for name, each in self.summary().items()},
             "references": {t.env: references.of(t.env) for t in self.common()},
+            "notes": self.notes(),
         }
 
 

@@ -57,7 +57,7 @@ def evaluate(
     Args: as of `train`, but for
       objectives: names, files and directories of runs; or such, and objectives themselves, by names of your own.
       total_steps: one budget or several; a time-aware objective shows what it is worth at several.
-      num_seeds: at least 2, for there is an interval to tell.
+      num_seeds: at least 2, for an interval; below 8 the table has a note that intervals are t-intervals.
       out: a directory for evaluation.json, which is written after every cell (one objective in one trial), and for figures.
         The same call again goes on where it stopped, and one with more objectives, environments or budgets adds them.
 
@@ -259,7 +259,8 @@ def draw(directory: Path, comparison: Comparison) -> list[Path]:
         name = trial.env.replace("/", "_").replace("@", "_") + (f"_{trial.total_steps}" if several else "")
         figures[name] = plots.learning_curves(curves, title=str(trial) if several else trial.env)
     if summary := comparison.summary():
-        figures["scores"] = plots.intervals(summary, title=count_of(len(comparison.common()), "trial"))
+        scored = count_of(len(comparison.common()), "trial")
+        figures["scores"] = plots.intervals(summary, title=f"{scored} (one environment at one budget each)")
     if several:
         figures["budgets"] = plots.budgets(comparison)
     for name, figure in figures.items():

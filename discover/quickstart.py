@@ -27,7 +27,7 @@ def quickstart(out: Path) -> int:
         return 128 + result.stopped
     tell(f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n")
     comparison = compare(recipe, result.out)
-    tell("\nIQM of the final return over seeds, with its 95% bootstrap interval")
+    tell("\nIQM of the final return over seeds, with its 95% interval")
     tell(comparison.table())
     figures = [
         *draw_run(out, out),

@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 1. Use a discovered objective
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/1_use_a_discovered_objective.ipynb)
-#
 # You have a PPO. Somebody has searched for a better policy objective and found one. How do you try it in your own code?
 # By changing one line. Here is a plain PPO in JAX, the same PPO with a discovered objective, and a fair look at both.
 
@@ -15,8 +13,11 @@ from pathlib import Path
 
 if "google.colab" in sys.modules:
     Path("keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib", "numpy")))
-    package = "discover-rl @ git+https://github.com/OWNER/REPO"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt", package], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt"]
+    if subprocess.run([*install, "discover-rl"]).returncode != 0:  # not in the package index: install this checkout
+        here = Path.cwd()
+        root = next((d for d in (here, *here.parents) if (d / "learned_objectives").is_dir()), here / "discover-rl")
+        subprocess.run([*install, str(root)], check=True)
 
 print(", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "numpy", "flax", "gymnax")))
 

@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 2. Look inside a drift
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/2_look_inside_a_drift.ipynb)
-#
 # A policy update sees each sample as two numbers: the ratio $r = \pi(a|s) / \pi_\text{old}(a|s)$, by how much the action has
 # become more likely since the data was collected, and its advantage $A$. Mirror learning (Kuba et al. 2022) maximises the
 # mean of
@@ -20,8 +18,11 @@ from pathlib import Path
 
 if "google.colab" in sys.modules:
     Path("keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib", "numpy")))
-    package = "discover-rl @ git+https://github.com/OWNER/REPO"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt", package], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt"]
+    if subprocess.run([*install, "discover-rl"]).returncode != 0:  # not in the package index: install this checkout
+        here = Path.cwd()
+        root = next((d for d in (here, *here.parents) if (d / "learned_objectives").is_dir()), here / "discover-rl")
+        subprocess.run([*install, str(root)], check=True)
 
 print(", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "numpy", "flax")))
 

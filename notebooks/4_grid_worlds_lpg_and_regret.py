@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 4. Grid worlds, LPG and regret
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/4_grid_worlds_lpg_and_regret.ipynb)
-#
 # A drift changes one line of PPO. A *learned policy gradient* (LPG) replaces the whole update rule, the notion of value
 # included: a recurrent network says what an agent should do more of and what it should predict. Such a rule must be
 # searched in many worlds, or it learns the one world by heart. So this notebook begins with worlds, then searches for a
@@ -10,16 +8,19 @@
 # minutes on two cores.
 
 # %%
+# On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell does nothing.
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing
-    pins = [f"{name}=={version(name)}" for name in ("jax", "jaxlib", "numpy")]  # Colab's own stay as they are
-    Path("constraints.txt").write_text("\n".join(pins) + "\n")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt"]
-    subprocess.run([*pip, "git+https://github.com/OWNER/REPO"], check=True)
+if "google.colab" in sys.modules:
+    Path("keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib", "numpy")))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt"]
+    if subprocess.run([*install, "discover-rl"]).returncode != 0:  # not in the package index: install this checkout
+        here = Path.cwd()
+        root = next((d for d in (here, *here.parents) if (d / "learned_objectives").is_dir()), here / "discover-rl")
+        subprocess.run([*install, str(root)], check=True)
     print("jax", version("jax"), "and discover-rl", version("discover-rl"))
 
 # %%

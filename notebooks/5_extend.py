@@ -1,22 +1,23 @@
 # %% [markdown]
 # # 5. Extend it
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/5_extend.ipynb)
-#
 # Four things of your own, one cell each: a drift, an environment, an evolution strategy, and an estimator of
 # meta-gradients. None of them needs a change to the toolkit. It takes some minutes on two cores.
 
 # %%
+# On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell does nothing.
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing
-    pins = [f"{name}=={version(name)}" for name in ("jax", "jaxlib", "numpy")]  # Colab's own stay as they are
-    Path("constraints.txt").write_text("\n".join(pins) + "\n")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt"]
-    subprocess.run([*pip, "git+https://github.com/OWNER/REPO"], check=True)
+if "google.colab" in sys.modules:
+    Path("keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib", "numpy")))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "keep.txt"]
+    if subprocess.run([*install, "discover-rl"]).returncode != 0:  # not in the package index: install this checkout
+        here = Path.cwd()
+        root = next((d for d in (here, *here.parents) if (d / "learned_objectives").is_dir()), here / "discover-rl")
+        subprocess.run([*install, str(root)], check=True)
     print("jax", version("jax"), "and discover-rl", version("discover-rl"))
 
 # %%

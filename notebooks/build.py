@@ -19,7 +19,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 HERE = Path(__file__).parent
-REPOSITORY = "OWNER/REPO"  # on GitHub; the sources say OWNER/REPO, and every link and install line gets this instead
+PUBLIC = ""  # the project's repository on GitHub as owner/name; while it is empty, notebooks have no Colab badge
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
 SMALL = "DISCOVER_NOTEBOOK_SMALL"
 
 
@@ -27,9 +28,13 @@ def sources() -> list[Path]:
     return sorted(HERE.glob("[0-9]_*.py"))
 
 
-def from_source(source: Path) -> nbformat.NotebookNode:
-    """The notebook that a source describes, without outputs."""
-    notebook = jupytext.reads(source.read_text().replace("OWNER/REPO", REPOSITORY), fmt="py:percent")
+def from_source(source: Path, public: str = PUBLIC) -> nbformat.NotebookNode:
+    """The notebook that a source describes, without outputs; with a badge below its title if there is a public repository."""
+    notebook = jupytext.reads(source.read_text(), fmt="py:percent")
+    if public:
+        title, _, text = notebook.cells[0].source.partition("\n")
+        link = f"https://colab.research.google.com/github/{public}/blob/main/notebooks/{source.stem}.ipynb"
+        notebook.cells[0].source = f"{title}\n\n{BADGE.format(link=link)}\n{text}"
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"  # jupytext draws them at random, which would be a diff

@@ -286,7 +286,9 @@ def test_scores_are_of_trials_with_references_alone():
 def test_the_probability_of_improvement_is_over_ppo():
     """Better in all of one environment and worse in all of the other."""
     summary = made_up(ppo=[100.0, 200.0], dpo=[300.0, 400.0]).summary()
-    assert summary["dpo"]["P(better than ppo)"] == (0.5, 0.5, 0.5)
+    found = summary["dpo"]["P(better than ppo)"]
+    assert found.value == 0.5
+    assert found.low < 0.5 < found.high
     assert "P(better than ppo)" not in summary["ppo"]
 
 
@@ -295,6 +297,23 @@ def test_a_table_names_budgets_where_there_are_several():
     assert comparison.table().splitlines()[1].startswith("CartPole-v1  ")
     more = Comparison(comparison.curves | {Trial(WORLD, 2_500_000): comparison.curves[Trial(WORLD, 1000)]}, {})
     assert more.table().splitlines()[4].startswith("probe/action, 2,500,000 steps  ")
+
+
+def test_scores_by_references_of_another_budget_are_noted():
+    """The references of CartPole and Acrobot are of 500,000 steps."""
+    notes = made_up(ppo=[1.0] * 8).notes()
+    assert len(notes) == 2
+    assert notes[0].startswith(
+        "Scores in CartPole-v1 at 1,000 steps: the reference, a score of 1, is PPO at 500,000 steps."
+    )
+    assert all(note in made_up(ppo=[1.0] * 8).table() for note in notes)
+    trial, budget = Trial("Asterix-MinAtar", 262_144), np.array([262_144])
+    assert Comparison({trial: {"ppo": Curve(np.ones((8, 1)), budget)}}, {}).notes() == []
+
+
+def test_intervals_of_few_seeds_are_noted():
+    assert made_up(ppo=[1.0] * 7).notes()[0].startswith("Fewer than 8 seeds (here 7): intervals are t-intervals")
+    assert "Fewer than 8" not in made_up(ppo=[1.0] * 8).table()
 
 
 def test_the_figures_show_every_objective():

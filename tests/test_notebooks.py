@@ -72,14 +72,29 @@ def test_what_names_a_machine_is_seen(text):
     assert PRIVATE.search("\n".join(strings({"text": [f"a line\n{text}"]})))
 
 
-def test_a_notebook_opens_in_colab_and_installs_itself_there(source, notebook):
+def test_a_notebook_installs_the_package_by_name_or_from_the_checkout(source, notebook):
     title, install = notebook.cells[:2]
-    link = f"https://colab.research.google.com/github/{BUILD['REPOSITORY']}/blob/main/notebooks/{source.stem}.ipynb"
     assert title.source.startswith(f"# {source.stem[0]}. ")
-    assert link in title.source
     assert 'if "google.colab" in sys.modules:' in install.source
-    assert f"git+https://github.com/{BUILD['REPOSITORY']}" in install.source
-    assert re.search(r'"-c", "\w+\.txt"', install.source)  # Colab's own JAX stays
+    assert '[*install, "discover-rl"]' in install.source
+    assert "[*install, str(root)]" in install.source
+    assert '"-c", "keep.txt"' in install.source  # Colab's own JAX stays
+
+
+def test_a_badge_needs_a_public_address(source):
+    title = BUILD["from_source"](source, public="").cells[0].source
+    assert "colab" not in title
+    with_badge = BUILD["from_source"](source, public="them/it").cells[0].source
+    assert f"github/them/it/blob/main/notebooks/{source.stem}.ipynb" in with_badge.splitlines()[2]
+    assert [line for line in with_badge.splitlines() if "colab" not in line][2:] == title.splitlines()[1:]
+
+
+def test_no_placeholder_of_an_address_is_left():
+    root = NOTEBOOKS.parent
+    files = [p for kind in ("*.md", "*.toml", "*/*.md", "*/*.py", "*/*.ipynb", "*/*/*.py") for p in root.glob(kind)]
+    assert NOTEBOOKS / "build.py" in files
+    placeholder = "OWNER" + "/REPO"
+    assert not [p for p in files if ".venv" not in p.parts and placeholder in p.read_text()]
 
 
 def test_an_objective_is_one_line_of_a_ppo():

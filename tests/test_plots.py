@@ -10,7 +10,7 @@ import envs
 import learned_objectives as lo
 from discover import plots
 from discover.agent import Agent
-from discover.comparison import Curve
+from discover.comparison import Comparison, Curve, Trial
 from discover.curriculum import CurriculumConfig, Tasks, empty
 from discover.insight import insights
 from discover.setups import GRID
@@ -98,3 +98,34 @@ def test_a_dollar_in_a_name_is_a_dollar():
     figure = plots.learning_curves({"a $x$": curve, "$": curve}, title="$5")
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [r"a \$x\$", r"\$"]
+
+
+def test_a_figure_says_what_its_line_and_band_are_and_its_legend_covers_no_line():
+    """Ticks of a budget axis are the budgets."""
+    trials = {Trial("CartPole-v1", n): n * np.ones((8, 1)) for n in (1000, 2500)}
+    steps = np.array([1000])
+    comparison = Comparison({t: {"ppo": Curve(returns, steps)} for t, returns in trials.items()}, {})
+    figures = {
+        plots.learning_curves(
+            {"ppo": Curve(np.zeros((8, 1)), steps)}
+        ): "line: mean\nband: ± 1 standard error\nover 8 seeds",
+        plots.budgets(comparison): "line: IQM over seeds\nband: its 95% interval",
+        plots.search_curve(
+            [{"generation": 0, "evaluation": {"E": [1.0, 2.0]}}]
+        ): "line: mean\nband: ± 1 standard error",
+    }
+    for figure, title in figures.items():
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        assert axis.get_legend().get_title().get_text() == title
+        assert axis.get_legend().get_window_extent().x0 >= axis.get_window_extent().x1
+    axis = plots.budgets(comparison).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1,000", "2,500"]
+
+
+def test_a_landscape_has_one_colour_scale_for_each_column():
+    figure = plots.drift_landscape({"PPO": lo.Clip(), "DPO": lo.DPO()})
+    for column in (0, 1):
+        meshes = [figure.axes[row * 2 + column].collections[0] for row in (0, 1)]
+        assert meshes[0].get_clim() == meshes[1].get_clim()
+    assert len(figure.axes) == 4 + 2  # and one bar for each scale

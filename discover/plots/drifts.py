@@ -26,22 +26,23 @@ def drift_landscape(drifts: Mapping[str, Drift], *, fractions: Sequence[float] =
         for name, drift in drifts.items()
         for fraction in (fractions if drift.needs_progress else fractions[:1])
     ]
-    figure = Figure(figsize=(8.4, 0.6 + 2.7 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.5 + 2.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey=True)
-    for (label, drift, fraction), (left, right) in zip(rows, axes, strict=True):
-        log_ratio, advantage, value, slope = _landscape(drift, fraction)
-        high = max(float(np.percentile(value, 98)), 1e-3)
+    surfaces = [_landscape(drift, fraction) for _, drift, fraction in rows]
+    high = max(1e-3, *(float(np.percentile(value, 98)) for *_, value, _ in surfaces))  # one scale for all rows
+    for (label, *_), (log_ratio, advantage, value, slope), (left, right) in zip(rows, surfaces, axes, strict=True):
         drawn = left.pcolormesh(log_ratio, advantage, value, cmap="viridis", vmin=0, vmax=high, rasterized=True)
-        figure.colorbar(drawn, ax=left, label="drift D", extend="max")
-        drawn = right.pcolormesh(log_ratio, advantage, slope, cmap="RdBu", vmin=-1, vmax=3, rasterized=True)
-        figure.colorbar(drawn, ax=right, label="slope of rA − D, over A", extend="both")
+        shaded = right.pcolormesh(log_ratio, advantage, slope, cmap="RdBu", vmin=-1, vmax=3, rasterized=True)
         if slope.min() < TURNS_BACK < slope.max():
             calm = np.ma.masked_where(np.abs(advantage) < 0.1, slope)  # divided by less, the slope is noise
             levels = [TURNS_BACK]
             right.contour(log_ratio, advantage, calm, levels=levels, colors="black", linewidths=0.8, linestyles="solid")
         left.set_title(f"{plain(label)}: drift")
-        right.set_title(f"{plain(label)}: slope (black: turns back)")
+        right.set_title(f"{plain(label)}: slope")
         left.set_ylabel("advantage A (standardised)")
+    figure.colorbar(drawn, ax=axes[:, 0], location="bottom", aspect=30, label="drift D", extend="max")
+    label = "slope of rA − D, over A (black line: turns back)"
+    figure.colorbar(shaded, ax=axes[:, 1], location="bottom", aspect=30, label=label, extend="both")
     for axis in axes[-1]:
         axis.set_xlabel("log ratio log r")
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from discover.insight import Insight
-from discover.plots.style import COLOURS, LIFETIME
+from discover.plots.style import COLOURS, LIFETIME, legend
 from learned_objectives import LPG, Progress, Rollout
 
 
@@ -31,8 +31,8 @@ def credit(lpg: LPG, *, steps: int = 20, fractions: Sequence[float] = (0.0, 0.5,
     axes[1].set(xlabel="steps before the reward", ylabel="change of the prediction target (L1)")
     for axis in axes:
         axis.grid(alpha=0.25)
-        if lpg.time_aware:
-            axis.legend(frameon=False)
+    if lpg.time_aware:
+        legend(axes[1])
     return figure
 
 

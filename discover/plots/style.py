@@ -19,6 +19,9 @@ COLOURS = (
 )  # Okabe and Ito
 
 
+BAND = "line: mean\nband: ± 1 standard error"  # what `band` draws
+
+
 def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
     """Mean of [S, E] over S, and one standard error either side."""
     seen = np.ma.masked_invalid(values)  # no return is known before an episode has ended
@@ -26,6 +29,11 @@ def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
     error = (seen.std(axis=0) / np.sqrt(np.maximum(seen.count(axis=0), 1))).filled(np.nan)
     axis.plot(x, mean, color=colour, linewidth=1.8, label=plain(label))
     axis.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+
+
+def legend(axis: Axes, title: str = "") -> None:
+    """Beside the axes, where it covers no line."""
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=title, title_fontsize=8, fontsize=9)
 
 
 def cycle(count: int) -> list[str]:

@@ -1,0 +1,214 @@
+"""Fill the tables of README.md from results: `python -m benchmarks.readme`; with --check, exit with 1 if that would change it.
+
+A table stands between `<!-- name -->` and `<!-- /name -->`. Sources: benchmarks/results/returns-fresh.json, and
+returns.json as long as that is missing, for `drifts`, `claims` and `horizons`; worlds.json for `worlds` and `methods`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import ROOT
+from benchmarks.returns import GROUPS
+from discover import references
+from discover.statistics import Interval, interval, iqm_interval, probability_of_improvement
+
+RESULTS = ROOT / "benchmarks/results"
+README = ROOT / "README.md"
+NAMES = {"ppo": "PPO", "a2c": "no drift", "dpo": "DPO", "mdpo": "MDPO", "lpo": "LPO", "ta_lpo": "TA-LPO"}
+RULES = {"lpg_small": "LPG", "groove_small": "GROOVE", "lpg_es_small": "LPG by evolution", "ta_lpg_small": "TA-LPG"}
+MATTERS = 1e-3  # share of samples that PPO's clip cuts, below which a trial cannot tell drifts from one another
+
+Row = dict[str, Any]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def digits(values: Sequence[float]) -> str:
+    largest = max(map(abs, values))
+    return ".0f" if largest >= 100 else ".1f" if largest >= 10 else ".2f"
+
+
+def final(row: Row) -> np.ndarray:
+    return np.array([np.nan if x is None else x for x in row["final_returns"]], float)
+
+
+def trials(group: dict[str, Any]) -> dict[tuple[str, int], dict[str, Row]]:
+    """(environment, budget) -> objective -> row, with `cut` where it was recorded."""
+    cut = {(r["env"], r["total_steps"], r["objective"]): r["cut"] for r in group.get("ratios", ())}
+    out: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in group["rows"]:
+        key = (row["env"], row["total_steps"])
+        out.setdefault(key, {})[row["objective"]] = row | {"cut": cut.get((*key, row["objective"]))}
+    return out
+
+
+def better(mine: Row, baseline: Row) -> Interval:
+    return interval(probability_of_improvement, final(mine), final(baseline))
+
+
+def share(row: Row | None) -> str:
+    cut = None if row is None else row["cut"]
+    return "not recorded" if cut is None else f"{100 * cut:.2g} %"
+
+
+def matters(curves: dict[str, Row]) -> bool:
+    return any((curves[name]["cut"] or 0) >= MATTERS for name in ("ppo", "a2c") if name in curves)
+
+
+def label(env: str, seen: Sequence[str]) -> str:
+    return env.replace("@", ", ") + (" (searched on)" if env in seen else "")
+
+
+def returns_table(group: dict[str, Any], names: Sequence[str], compared: Sequence[str], seen: Sequence[str]) -> str:
+    rows = []
+    for (env, steps), curves in trials(group).items():
+        found = [iqm_interval(final(curves[name])) for name in names]
+        spec = digits([x for each in found for x in each])
+        row = [label(env, seen), f"{steps:,}", *(f"{each:{spec}}" for each in found)]
+        row += [f"{better(curves[name], curves['ppo']):.2f}" for name in compared]
+        rows.append([*row, share(curves["ppo"]), share(curves.get("a2c"))] if "a2c" in names else row)
+    head = ["environment", "steps", *(NAMES[name] for name in names)]
+    head += [f"P({NAMES[name]} better than PPO)" for name in compared]
+    return table([*head, "cut, PPO", "cut, no drift"] if "a2c" in names else head, rows)
+
+
+def drifts(group: dict[str, Any]) -> str:
+    return returns_table(group, [n for n in NAMES if n in group["objectives"]], ["lpo"], GROUPS["drifts"].seen)
+
+
+def horizons(group: dict[str, Any]) -> str:
+    return returns_table(group, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], GROUPS["horizons"].seen)
+
+
+def claims(group: dict[str, Any]) -> str:
+    """By objective, over unseen trials: P(better than PPO), the same where the clip acts, and scores."""
+    unseen = {key: curves for key, curves in trials(group).items() if key[0] not in GROUPS["drifts"].seen}
+    recorded = all(curves["ppo"]["cut"] is not None for curves in unseen.values())
+    active = {key: curves for key, curves in unseen.items() if matters(curves)}
+    scored = {key: curves for key, curves in unseen.items() if _reference_fits(*key)}
+
+    def over(chosen: dict, name: str) -> str:
+        if name == "ppo" or not chosen:
+            return "-"
+        sides = (np.stack([final(curves[which]) for curves in chosen.values()]) for which in (name, "ppo"))
+        return f"{interval(probability_of_improvement, *sides):.2f}"
+
+    rows = []
+    for name in (n for n in NAMES if n in group["objectives"]):
+        scores = np.stack([references.normalise(env, final(curves[name])) for (env, _), curves in scored.items()])
+        some = over(active, name) if recorded else "not recorded"
+        rows.append([NAMES[name], over(unseen, name), some, f"{iqm_interval(scores):.2f}"])
+    where = f"the {len(active)} of them where PPO's clip cuts 0.1 % or more" if recorded else "where PPO's clip acts"
+    return table(
+        [
+            "objective",
+            f"P(better than PPO), {len(unseen)} trials never searched on",
+            f"the same, {where}",
+            f"score, {len(scored)} such trials with a reference of the same budget",
+        ],
+        rows,
+    )
+
+
+def _reference_fits(env: str, steps: int) -> bool:
+    row = references.of(env)
+    return row is not None and row["total_steps"] == steps
+
+
+def worlds(report: dict[str, Any]) -> str:
+    found = {name: each for name, each in report["searches"].items() if name in RULES}
+    names = list(report["a2c"]["iqm_by_world"])
+    before = report["searches"]["lpg_small"]
+    rows = [
+        [
+            name,
+            *(
+                f"{Interval(*cell):.2f}"
+                for cell in (
+                    report["a2c"]["iqm_by_world"][name],
+                    before["began_iqm_by_world"][name],
+                    *(each["iqm_by_world"][name] for each in found.values()),
+                )
+            ),
+        ]
+        for name in names
+    ]
+    over_all = (report["a2c"]["iqm"], before["began_iqm"], *(each["iqm"] for each in found.values()))
+    rows.append(["all five", *(f"{Interval(*cell):.2f}" for cell in over_all)])
+    rows.append(
+        ["IQM by meta-seed", "", "", *(", ".join(f"{x:.2f}" for x in e["iqm_by_meta_seed"]) for e in found.values())]
+    )
+    rows.append(["million steps of each search", "", "", *(_millions(each["env_steps"]) for each in found.values())])
+    return table(["world", "A2C", "before", *(RULES[name] for name in found)], rows)
+
+
+def _millions(steps: Sequence[int]) -> str:
+    return ", ".join(f"{x / 1e6:.0f}" for x in dict.fromkeys(steps))
+
+
+def methods(report: dict[str, Any]) -> str:
+    rows = []
+    for pair, each in report["comparisons"].items():
+        ours, theirs = pair.split(" over ")
+        steps = (_millions(report["searches"][name]["env_steps"]) for name in (ours, theirs))
+        rows.append(
+            [f"{RULES[ours]} over {RULES[theirs]}", f"{Interval(*each['gain_in_iqm']):.2f}", " against ".join(steps)]
+        )
+    return table(["comparison", "gain in IQM", "million steps of a search"], rows)
+
+
+def parts() -> dict[str, str]:
+    """The text between each pair of markers."""
+    fresh = RESULTS / "returns-fresh.json"
+    groups = json.loads((fresh if fresh.exists() else RESULTS / "returns.json").read_text())["groups"]
+    report = json.loads((RESULTS / "worlds.json").read_text())
+    made: dict[str, Callable[[], str]] = {
+        "drifts": lambda: drifts(groups["drifts"]),
+        "claims": lambda: claims(groups["drifts"]),
+        "horizons": lambda: horizons(groups["horizons"]),
+        "worlds": lambda: worlds(report),
+        "methods": lambda: methods(report),
+        "seeds": lambda: (
+            f"Seeds of each trial below: {groups['drifts']['seeds']} (first key {groups['drifts']['seed']:,})."
+        ),
+    }
+    return {name: make() for name, make in made.items()}
+
+
+def filled(text: str, made: dict[str, str]) -> str:
+    """The README with every part in its place. Raises ValueError for a part without a place."""
+    for name, part in made.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, count = place.subn(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+        if count != 1:
+            raise ValueError(
+                f"README.md must have <!-- {name} --> and <!-- /{name} --> once, and has {count} such pairs."
+            )
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if README.md is not up to date"
+    )
+    args = parser.parse_args()
+    before = README.read_text()
+    after = filled(before, parts())
+    if not args.check:
+        README.write_text(after)
+    return int(args.check and before != after)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
