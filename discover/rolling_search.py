@@ -33,7 +33,10 @@ class RollingState(struct.PyTreeNode):
 class RollingSearch(EvolutionSearch):
     """Evolution in which a candidate keeps its perturbation for a whole life, and is judged after each window of it.
 
-        g = sum_p z_p (f_p+ - f_p-) / (P sigma),    f the shaped fitness of a window, z_p drawn when the lives of pair p began
+        g = sum_p z_p (f_p+ - f_p-) / (P sigma_p^2),    f the shaped fitness of a window
+
+    where z_p ~ N(0, sigma_p^2) is drawn when the lives of pair p begin, at the sigma of that generation. A fitness that is
+    linear in the perturbations of all windows lived so far is then weighted evenly over them, also while sigma decays.
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
@@ -68,11 +71,16 @@ class RollingSearch(EvolutionSearch):
         return int(np.minimum(left, c.window or 1).sum()) * 2 * c.lives * len(self.settings)
 
     def weight(self, generation: int) -> np.ndarray:
-        """f32[P // 2]: how much the window of each pair counts in a generation, from 0; 1 in the mean over a life."""
+        """f32[P // 2]: how much the window of each pair counts in a generation, from 0.
+
+        The product of its lateness, 1 in the mean over a life, and (sigma / sigma_p)^2: `Evolution.tell` divides by the sigma
+        of this generation.
+        """
         lateness = self.recipe.evolution.lateness
         ages = (np.arange(self.windows) + 1.0) / self.windows
-        weights = ages**lateness
-        return (weights / weights.mean())[generation - self.began(generation)].astype(np.float32)
+        weights, began = ages**lateness, self.began(generation)
+        sigma, born = (np.asarray(self.evolution.sigma(None, g), np.float64) for g in (generation, began))
+        return ((weights / weights.mean())[generation - began] * (sigma / born) ** 2).astype(np.float32)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
@@ -159,9 +167,9 @@ class RollingSearch(EvolutionSearch):
         def perturbed(strategy, generation, began):
             strategy = strategy.replace(std=self.evolution.sigma(strategy, generation))
 
-            def of_pair(p, generation):
-                key = jax.random.fold_in(jax.random.fold_in(root, generation), p)
-                z = strategy.std * jax.random.normal(key, strategy.mean.shape)
+            def of_pair(p, born):
+                key = jax.random.fold_in(jax.random.fold_in(root, born), p)
+                z = self.evolution.sigma(strategy, born) * jax.random.normal(key, strategy.mean.shape)
                 return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
 
             return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began), strategy
