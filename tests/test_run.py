@@ -23,7 +23,7 @@ import pytest
 import discover
 import learned_objectives as lo
 from discover import __main__ as cli
-from discover import evolution_search, recipes, run
+from discover import evolution_search, parallel, recipes, run
 from discover import record as record_module
 from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
@@ -593,6 +593,17 @@ def test_environment_steps_are_those_that_were_taken():
     training._lives = [lambda *_: jnp.zeros((2, 2))] * 2
     state, _ = training.generation(training.init())
     assert training.env_steps(state) == 2 * (4 * 2) * 1024
+
+
+def test_updates_are_counted_beyond_int32():
+    search = EvolutionSearch(crash.recipe())
+    state = search.init()
+    for _ in range(3):
+        state = state.replace(updates=state.updates + (2**31 - 1))
+    assert int(state.updates) == 3 * (2**31 - 1)
+    assert search.env_steps(state) == 3 * (2**31 - 1) * search.recipe.agent.steps_per_update
+    assert int(parallel.free(state).updates) == 3 * (2**31 - 1)
+    assert all(x.dtype == jnp.int32 for x in jax.tree.leaves(state.updates))
 
 
 def test_the_record_holds_versions_and_device(record):
