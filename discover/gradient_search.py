@@ -15,7 +15,7 @@ import envs
 import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
-from discover.agent import Agent
+from discover.agent import Agent, diverged
 from discover.metagrad import Member, MetaGrad
 from discover.parallel import free
 from discover.recipe import Recipe
@@ -258,7 +258,8 @@ class GradientSearch(Search):
             task, key = item
             if antagonist is None:
                 return envs.gridworld.optimal_return(setting.agent.env, task.env_params)
-            return final_return(setting, task, live(setting, antagonist, task, key))
+            state = live(setting, antagonist, task, key)
+            return jnp.where(diverged(state), jnp.nan, final_return(setting, task, state))
 
         return parallel.spread_some(reference, chunk=self.curriculum.chunk, devices=self.devices)
 

@@ -44,14 +44,21 @@ class Learner:
         return self.optimizer.init(self._packed(params)[0])
 
     def direction(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
-        """Where the optimiser would step next, from gradients as they are: a tree as of the parameters."""
+        """The direction of the next step on these gradients, clipped as `learn` clips them: a tree as of the parameters."""
         if self.config.clip == "apart":
             return {name: self._direction(grads[name], opt_state[name], params[name]) for name in params}
         return self._direction(grads, opt_state, params)
 
     def _direction(self, grads, opt_state, params):
         vector, unpack = self._packed(params)
-        return unpack(self.optimizer.update(self._packed(grads)[0], opt_state, vector)[0])
+        return unpack(self.optimizer.update(self._clipped(self._packed(grads)[0]), opt_state, vector)[0])
+
+    def _clipped(self, grads: PyTree) -> PyTree:
+        """Gradients whose norm is at most `max_grad_norm`."""
+        # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
+        # keeps the result the same whatever the number of devices.
+        shrink = jnp.minimum(1.0, self.config.max_grad_norm / (norm(grads) + 1e-12))
+        return jax.tree.map(lambda g: g * shrink, grads)
 
     def learn(
         self,
@@ -137,11 +144,7 @@ class Learner:
         def step(carry, index):
             params, opt_state = carry
             grads, metrics = slope(params, index)
-            # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
-            # keeps the result the same whatever the number of devices.
-            shrink = jnp.minimum(1.0, c.max_grad_norm / (norm(grads) + 1e-12))
-            grads = jax.tree.map(lambda g: g * shrink, grads)
-            direction, opt_state = self.optimizer.update(grads, opt_state, params)
+            direction, opt_state = self.optimizer.update(self._clipped(grads), opt_state, params)
             params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
             return (params, opt_state), metrics
 
@@ -185,8 +188,10 @@ def norm(tree: PyTree) -> jax.Array:
 def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.Array:
     """i32[count, size]: independent random orders of range(size).
 
-    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where 16 random
-    bits are left; equal ones, rare, keep their order. With `shards`, so many devices share the sorting if `count` is a multiple.
+    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where at least 16
+    random bits are left. Rows with equal random bits keep the order of their indices: at 2^16 rows, the most, 63 % of the rows
+    share theirs with another, but one pair in 2^16 only has equal bits, so that its order differs from random that rarely.
+    With `shards`, so many devices share the sorting if `count` is a multiple.
     """
     index_bits = max(size - 1, 1).bit_length()
     if index_bits > 16:

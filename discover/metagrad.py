@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from gymnax.environments import spaces
 
 from discover import rollout as ro
 from discover.agent import Agent, AgentState, diverged
 from discover.curriculum import Drawn
 from discover.names import unknown
+from discover.outer_critic import Table, fit_table
 from learned_objectives import Objective, Rollout
 from learned_objectives.mirror import generalised_advantage, normalise
 from learned_objectives.recurrent import STATES
@@ -45,8 +47,8 @@ class MetaGradConfig:
     max_grad_norm: float | None = None  # of the meta-gradient; None: as it is
     gamma: float = 0.99  # of the outer return, per environment step
     gae_lambda: float = 0.95  # of the outer advantage
-    critic_learning_rate: float = 1e-2  # of Adam on each member's outer critic
-    critic_epochs: int = 4  # its gradient steps per meta-step
+    critic_learning_rate: float = 1e-2  # of Adam on each member's outer critic, if a network; a table has no rate
+    critic_epochs: int = 4  # its gradient steps per meta-step; for a table, the sweeps of its fit
     entropy_coef: float = 0.05  # b0, keeps the agents' policies random
     prediction_entropy_coef: float = 0.001  # b1, and their predictions, where the objective has any
     policy_target_coef: float = 0.005  # b2, keeps its targets small
@@ -82,9 +84,7 @@ class Tally(struct.PyTreeNode):
     absolute: jax.Array  # f32[], of the mean of |A|
     value: jax.Array  # f32[], of the mean of V(s)
     count: jax.Array  # f32[]
-    max_return: (
-        jax.Array
-    )  # f32[], over the last episode of each environment at the end of a window, and the best known before
+    max_return: jax.Array  # f32[], of every episode finished in this life, and the best known of the level before
 
     @classmethod
     def create(cls, max_return: jax.Array) -> Tally:
@@ -98,7 +98,7 @@ class Member(struct.PyTreeNode):
     state: AgentState
     drawn: Drawn  # its task, and where that came from
     critic: PyTree  # parameters of its outer critic, V(s) under the outer discount
-    critic_opt: PyTree
+    critic_opt: PyTree  # of Adam; for a table the two counts of `outer_critic.Table`
     stop: jax.Array  # i32[], updates after which it is replaced: its lifetime, or less for the very first
     tally: Tally
 
@@ -131,6 +131,11 @@ class MetaGrad:
         """The same agent with a critic of one number: whose networks and rollouts the outer critic uses."""
         return dataclasses.replace(self.agent, critic_width=1)
 
+    @property
+    def tabular(self) -> bool:
+        """Whether observations number states, so that the outer critic is a table."""
+        return isinstance(self.agent.env.observation_space(self.agent.env.default_params), spaces.Discrete)
+
     @cached_property
     def critic_optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.config.critic_learning_rate)
@@ -138,11 +143,13 @@ class MetaGrad:
     def birth(self, drawn: Drawn, key: jax.Array, stop: jax.Array) -> Member:
         init_key, critic_key = jax.random.split(key)
         critic = self.outer.networks.init(critic_key)["critic"]
+        state = self.agent.init(drawn.task, init_key)
+        episodes = state.env.episodes.replace(best=jnp.float32(-jnp.inf))
         return Member(
-            state=self.agent.init(drawn.task, init_key),
+            state=state.replace(env=state.env.replace(episodes=episodes)),
             drawn=drawn,
             critic=critic,
-            critic_opt=self.critic_optimizer.init(critic),
+            critic_opt=(jnp.float32(0), jnp.float32(0)) if self.tabular else self.critic_optimizer.init(critic),
             stop=stop,
             tally=Tally.create(drawn.max_return),
         )
@@ -206,7 +213,13 @@ class MetaGrad:
         )
 
     def _fit_critic(self, member: Member, after: AgentState, outer: Rollout, advantage: jax.Array):
-        """Gradient steps of the outer critic towards its own advantages: (parameters, optimizer state, error before them)."""
+        """The outer critic after the outer rollout: (parameters, optimizer state, error before). A table is fitted in closed
+        form, a network by gradient steps towards its own targets."""
+        if self.tabular:
+            c, seen = self.config, jax.lax.stop_gradient(outer)
+            table = Table(member.critic["params"]["rows"][:, 0], *member.critic_opt)
+            table, error = fit_table(table, seen, gamma=c.gamma, gae_lambda=c.gae_lambda, sweeps=c.critic_epochs)
+            return {"params": {"rows": table.values[:, None]}}, tuple(table[1:]), error
         target = jax.lax.stop_gradient(advantage + outer.critic[..., 0])
         obs = jax.lax.stop_gradient(ro.see(after.env, outer.obs))
 
@@ -236,13 +249,12 @@ class MetaGrad:
 
 
 def _count(tally: Tally, outer: Rollout, advantage: jax.Array, episodes: ro.Episodes) -> Tally:
-    best = jnp.where(episodes.finished, episodes.last, -jnp.inf).max()
     return Tally(
         positive=tally.positive + jax.nn.relu(advantage).mean(),
         absolute=tally.absolute + jnp.abs(advantage).mean(),
         value=tally.value + outer.critic[..., 0].mean(),
         count=tally.count + 1.0,
-        max_return=jnp.maximum(tally.max_return, best),
+        max_return=jnp.maximum(tally.max_return, episodes.best),
     )
 
 
@@ -265,8 +277,11 @@ def standard(search: MetaGrad, objective: Objective, member: Member, seen: Windo
 
 
 def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """KL(target || agent) over the states met, the target being the agent L - 1 updates on, and one step of the policy
-    gradient after that. No gradient enters the target. Reference: Flennerhag et al. 2022, arXiv:2109.04504."""
+    """KL(target || agent) over the states met. The target is the agent L - 1 updates on, after one more step of its optimiser on
+    the policy gradient, at its own annealed rate and with its own clipping. No gradient enters the target.
+
+    Reference: Flennerhag et al. 2022, arXiv:2109.04504.
+    """
     agent, task = search.agent, member.drawn.task
     frozen, ahead = jax.lax.stop_gradient((objective, seen.after))
 
@@ -284,7 +299,8 @@ def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: W
     actor = ahead.params["actor"]
     grads = jax.tree.map(jnp.zeros_like, ahead.params) | {"actor": jax.grad(loss)(actor)}
     direction = agent.learner.direction(grads, ahead.opt_state, ahead.params)
-    target = jax.tree.map(lambda p, d: p - task.learning_rate * d, ahead.params, direction)
+    rate = agent.rate(task, agent.progress(task, ahead))
+    target = jax.tree.map(lambda p, d: p - rate * d, ahead.params, direction)
     obs = ro.see(seen.after.env, seen.outer.obs)
     target = jax.lax.stop_gradient(agent.networks.actor(target, obs))
     return target.kl(agent.networks.actor(seen.after.params, obs)).mean()

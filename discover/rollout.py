@@ -50,6 +50,7 @@ class Episodes(struct.PyTreeNode):
     finished: jax.Array  # bool[B], whether there is a last one
     total: jax.Array  # f32[], sum of the returns of episodes that ended since `forget`
     count: jax.Array  # f32[], how many those are
+    best: jax.Array | None = None  # f32[], the highest return of all finished episodes; None: it is not tracked
 
     @classmethod
     def create(cls, num_envs: int) -> Episodes:
@@ -73,7 +74,18 @@ class Episodes(struct.PyTreeNode):
             finished=self.finished | ended,
             total=self.total + (gained(closed) + jnp.where(ended, self.running, 0.0)).sum(),
             count=self.count + done.sum(),
+            best=None if self.best is None else jnp.maximum(self.best, self._highest(reward, done)),
         )
+
+    def _highest(self, reward: jax.Array, done: jax.Array) -> jax.Array:
+        """f32[]: the highest return of the episodes that ended in a rollout; minus infinity if none did."""
+
+        def step(running, now):
+            reward, done = now
+            total = running + reward
+            return jnp.where(done, 0.0, total), jnp.where(done, total, -jnp.inf)
+
+        return jax.lax.scan(step, self.running, (reward, done))[1].max()
 
     def forget(self) -> Episodes:
         return self.replace(total=jnp.float32(0), count=jnp.float32(0))
