@@ -46,7 +46,9 @@ class AgentState(struct.PyTreeNode):
 def stretches(num_updates: int | jax.Array, num_evals: int) -> np.ndarray | jax.Array:
     """i32[num_evals + 1]: where to cut a life into near-equal stretches, in updates."""
     if isinstance(num_updates, jax.Array):
-        return jnp.arange(num_evals + 1) * num_updates // num_evals
+        whole, rest = num_updates // num_evals, num_updates % num_evals
+        index = jnp.arange(num_evals + 1)
+        return index * whole + index * rest // num_evals  # index * num_updates may exceed int32
     return (np.arange(num_evals + 1, dtype=np.int64) * num_updates // num_evals).astype(np.int32)
 
 
@@ -167,8 +169,8 @@ class Agent:
         steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
         return Progress(steps, task.lifetime)
 
-    def learning_rate(self, task: Task, progress: Progress) -> jax.Array:
-        """f32[]: of the optimiser at this time of the life."""
+    def rate(self, task: Task, progress: Progress) -> jax.Array:
+        """f32[]: the learning rate of the update at this point of a life."""
         return task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
 
     def update(self, objective: Objective, task: Task, state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
@@ -185,7 +187,7 @@ class Agent:
         env, rollout = self.rollout(objective, task, state, rollout_keys)
         targets = objective.targets(rollout, progress)
         seen = rollout._replace(obs=ro.see(env, rollout.obs))
-        rate = self.learning_rate(task, progress)
+        rate = self.rate(task, progress)
         params, opt_state, metrics = self.learner.learn(
             objective, progress, state.params, state.opt_state, (seen, targets), rate, batch_key
         )

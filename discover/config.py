@@ -8,6 +8,10 @@ from typing import Literal
 
 from discover.networks import ACTIVATIONS
 
+# The clock of a life is in float32 environment steps (`Progress`). It tells one update from the next up to 2^23 updates, and the
+# number of updates is recovered from it exactly up to 2^22.
+MAX_UPDATES = 2**22
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -73,15 +77,16 @@ class AgentConfig:
         return self.num_envs * self.num_steps
 
     def num_updates(self, total_steps: int) -> int:
-        """Whole rollouts in a life of `total_steps` environment steps."""
+        """Whole rollouts in a life of `total_steps` environment steps. ValueError for none, or for more than MAX_UPDATES."""
         _require(
             total_steps >= self.steps_per_update,
             f"total_steps must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
             f"{self.steps_per_update} environment steps, and is {total_steps}.",
         )
         _require(
-            total_steps // self.steps_per_update <= 2**24,  # an agent's clock is a float32, which counts no further
-            f"total_steps must hold at most 2^24 rollouts of {self.steps_per_update} environment steps, and is {total_steps}.",
+            total_steps // self.steps_per_update <= MAX_UPDATES,
+            f"total_steps must hold at most {MAX_UPDATES:,} rollouts of {self.steps_per_update} environment steps, and is "
+            f"{total_steps}: make num_envs or num_steps larger.",
         )
         return total_steps // self.steps_per_update
 

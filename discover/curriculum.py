@@ -80,6 +80,7 @@ class Tasks:
                 f"the shortest life on {self.agent.env.name} is {shortest} environment steps, less than one rollout of "
                 f"{rollout}: make num_envs or num_steps smaller, or give total_steps."
             )
+        self.agent.config.num_updates(levels.distribution(self.agent.env.distribution).lifetime[1])
 
     @property
     def varied(self) -> bool:

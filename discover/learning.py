@@ -43,24 +43,22 @@ class Learner:
             return {name: self.optimizer.init(self._packed(own)[0]) for name, own in params.items()}
         return self.optimizer.init(self._packed(params)[0])
 
-    def step(self, params: PyTree, grads: PyTree, opt_state: PyTree, rate: jax.Array) -> PyTree:
-        """The parameters after one more gradient step, with these gradients: clipped and scaled as in `learn`."""
+    def direction(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
+        """The direction of the next step on these gradients, clipped as `learn` clips them: a tree as of the parameters."""
         if self.config.clip == "apart":
-            return {name: self._step_tree(params[name], grads[name], opt_state[name], rate) for name in params}
-        return self._step_tree(params, grads, opt_state, rate)
+            return {name: self._direction(grads[name], opt_state[name], params[name]) for name in params}
+        return self._direction(grads, opt_state, params)
 
-    def _step_tree(self, params, grads, opt_state, rate):
+    def _direction(self, grads, opt_state, params):
         vector, unpack = self._packed(params)
-        return unpack(self._step(vector, self._packed(grads)[0], opt_state, rate)[0])
+        return unpack(self.optimizer.update(self._clipped(self._packed(grads)[0]), opt_state, vector)[0])
 
-    def _step(self, params, grads, opt_state, rate):
-        """(parameters, optimiser's state) after one gradient step; all of them packed."""
+    def _clipped(self, grads: PyTree) -> PyTree:
+        """Gradients whose norm is at most `max_grad_norm`."""
         # optax.clip_by_global_norm divides and multiplies every leaf; one shared factor rounds in one place, which
         # keeps the result the same whatever the number of devices.
         shrink = jnp.minimum(1.0, self.config.max_grad_norm / (norm(grads) + 1e-12))
-        grads = jax.tree.map(lambda g: g * shrink, grads)
-        direction, opt_state = self.optimizer.update(grads, opt_state, params)
-        return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
+        return jax.tree.map(lambda g: g * shrink, grads)
 
     def learn(
         self,
@@ -146,7 +144,9 @@ class Learner:
         def step(carry, index):
             params, opt_state = carry
             grads, metrics = slope(params, index)
-            return self._step(params, grads, opt_state, rate), metrics
+            direction, opt_state = self.optimizer.update(self._clipped(grads), opt_state, params)
+            params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+            return (params, opt_state), metrics
 
         return jax.lax.scan(step, (params, opt_state), order, length=c.num_epochs * c.num_minibatches)
 
@@ -188,10 +188,10 @@ def norm(tree: PyTree) -> jax.Array:
 def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.Array:
     """i32[count, size]: independent random orders of range(size).
 
-    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where at least
-    16 random bits are left. Rows whose random bits are equal keep their order: of 2^16 rows with 16 random bits most share theirs
-    with another one, of 2^10 rows with 22 hardly any do. With `shards`, so many devices share the sorting if `count` is a
-    multiple.
+    Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where at least 16
+    random bits are left. Rows with equal random bits keep the order of their indices: at 2^16 rows, the most, 63 % of the rows
+    share theirs with another, but one pair in 2^16 only has equal bits, so that its order differs from random that rarely.
+    With `shards`, so many devices share the sorting if `count` is a multiple.
     """
     index_bits = max(size - 1, 1).bit_length()
     if index_bits > 16:

@@ -149,13 +149,10 @@ class MetaGrad:
             state=state.replace(env=state.env.replace(episodes=episodes)),
             drawn=drawn,
             critic=critic,
-            critic_opt=self._critic_state(critic),
+            critic_opt=(jnp.float32(0), jnp.float32(0)) if self.tabular else self.critic_optimizer.init(critic),
             stop=stop,
             tally=Tally.create(drawn.max_return),
         )
-
-    def _critic_state(self, critic: PyTree) -> PyTree:
-        return (jnp.float32(0), jnp.float32(0)) if self.tabular else self.critic_optimizer.init(critic)
 
     def window(self, objective: Objective, member: Member) -> tuple[jax.Array, tuple[Member, dict[str, jax.Array]]]:
         """K updates and a look at what came of them: (meta-loss, (the member as it goes on, metrics)).
@@ -299,9 +296,11 @@ def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: W
         params = ahead.params | {"actor": actor}
         return search.policy_loss(ahead.replace(params=params), outer, advantage)
 
-    grads = jax.tree.map(jnp.zeros_like, ahead.params) | {"actor": jax.grad(loss)(ahead.params["actor"])}
-    rate = agent.learning_rate(task, agent.progress(task, ahead))
-    target = agent.learner.step(ahead.params, grads, ahead.opt_state, rate)
+    actor = ahead.params["actor"]
+    grads = jax.tree.map(jnp.zeros_like, ahead.params) | {"actor": jax.grad(loss)(actor)}
+    direction = agent.learner.direction(grads, ahead.opt_state, ahead.params)
+    rate = agent.rate(task, agent.progress(task, ahead))
+    target = jax.tree.map(lambda p, d: p - rate * d, ahead.params, direction)
     obs = ro.see(seen.after.env, seen.outer.obs)
     target = jax.lax.stop_gradient(agent.networks.actor(target, obs))
     return target.kl(agent.networks.actor(seen.after.params, obs)).mean()

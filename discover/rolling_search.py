@@ -33,10 +33,10 @@ class RollingState(struct.PyTreeNode):
 class RollingSearch(EvolutionSearch):
     """Evolution in which a candidate keeps its perturbation for a whole life, and is judged after each window of it.
 
-        g = sum_p z_p (f_p+ - f_p-) / (P sigma_p),    f the shaped fitness of a window
+        g = sum_p z_p (f_p+ - f_p-) / (P sigma_p^2),    f the shaped fitness of a window
 
-    where z_p and sigma_p are of the generation in which the lives of pair p began. So a schedule of sigma reaches a pair when its
-    next lives begin.
+    where z_p ~ N(0, sigma_p^2) is drawn when the lives of pair p begin, at the sigma of that generation. A fitness that is
+    linear in the perturbations of all windows lived so far is then weighted evenly over them, also while sigma decays.
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
@@ -71,21 +71,16 @@ class RollingSearch(EvolutionSearch):
         return int(np.minimum(left, c.window or 1).sum()) * 2 * c.lives * len(self.settings)
 
     def weight(self, generation: int) -> np.ndarray:
-        """f32[P // 2]: how much the window of each pair counts in a generation, from 0; 1 in the mean over a life."""
+        """f32[P // 2]: how much the window of each pair counts in a generation, from 0.
+
+        The product of its lateness, 1 in the mean over a life, and (sigma / sigma_p)^2: `Evolution.tell` divides by the sigma
+        of this generation.
+        """
         lateness = self.recipe.evolution.lateness
         ages = (np.arange(self.windows) + 1.0) / self.windows
-        weights = ages**lateness
-        return (weights / weights.mean())[generation - self.began(generation)].astype(np.float32)
-
-    def sigma_ratio(self, strategy: PyTree, generation: int) -> np.ndarray:
-        """f32[P // 2]: sigma of this generation over that of the generation in which the lives of each pair began.
-
-        evosax divides perturbations by the current sigma, and their sum by it once more. The square of this ratio, as a weight of
-        the fitness, turns both into divisions by the sigma that the lives were perturbed with.
-        """
-        now = np.asarray(self.evolution.sigma(strategy, generation))
-        then = np.asarray([self.evolution.sigma(strategy, int(g)) for g in self.began(generation)])
-        return (now / then).astype(np.float32)
+        weights, began = ages**lateness, self.began(generation)
+        sigma, born = (np.asarray(self.evolution.sigma(None, g), np.float64) for g in (generation, began))
+        return ((weights / weights.mean())[generation - began] * (sigma / born) ** 2).astype(np.float32)
 
     def start(self) -> PyTree:
         keys = [self._life_keys(e, self.began(0)) for e in range(len(self.settings))]
@@ -172,9 +167,9 @@ class RollingSearch(EvolutionSearch):
         def perturbed(strategy, generation, began):
             strategy = strategy.replace(std=self.evolution.sigma(strategy, generation))
 
-            def of_pair(p, generation):
-                key = jax.random.fold_in(jax.random.fold_in(root, generation), p)
-                z = self.evolution.sigma(strategy, generation) * jax.random.normal(key, strategy.mean.shape)
+            def of_pair(p, born):
+                key = jax.random.fold_in(jax.random.fold_in(root, born), p)
+                z = self.evolution.sigma(strategy, born) * jax.random.normal(key, strategy.mean.shape)
                 return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
 
             return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began), strategy
@@ -204,8 +199,7 @@ class RollingSearch(EvolutionSearch):
             fitness.append(found)
             lives.append(after)
         fitness = free(jnp.stack([free(each) for each in fitness], axis=-1))
-        weight = self.weight(index) * self.sigma_ratio(strategy, index) ** 2
-        strategy = self._tell(self._key("tell", index), population, fitness, strategy, weight[:, None])
+        strategy = self._tell(self._key("tell", index), population, fitness, strategy, self.weight(index)[:, None])
         updates = state.updates + self.taken(index)
         search = RollingState(strategy, tuple(lives))
         return state.replace(generation=state.generation + 1, updates=updates, search=search), summarise(

@@ -50,7 +50,7 @@ class Episodes(struct.PyTreeNode):
     finished: jax.Array  # bool[B], whether there is a last one
     total: jax.Array  # f32[], sum of the returns of episodes that ended since `forget`
     count: jax.Array  # f32[], how many those are
-    best: jax.Array | None = None  # f32[], the highest return of any finished episode; None: not tracked
+    best: jax.Array | None = None  # f32[], the highest return of all finished episodes; None: it is not tracked
 
     @classmethod
     def create(cls, num_envs: int) -> Episodes:
@@ -80,10 +80,10 @@ class Episodes(struct.PyTreeNode):
     def _highest(self, reward: jax.Array, done: jax.Array) -> jax.Array:
         """f32[]: the highest return of the episodes that ended in a rollout; minus infinity if none did."""
 
-        def step(total, at):
-            reward_t, done_t = at
-            total = total + reward_t
-            return jnp.where(done_t, 0.0, total), jnp.where(done_t, total, -jnp.inf)
+        def step(running, now):
+            reward, done = now
+            total = running + reward
+            return jnp.where(done, 0.0, total), jnp.where(done, total, -jnp.inf)
 
         return jax.lax.scan(step, self.running, (reward, done))[1].max()
 

@@ -28,30 +28,30 @@ STRETCHES = 10  # a life's training return is that of the last of so many equal 
 
 
 class Count(struct.PyTreeNode):
-    """A whole number of up to 2^61. An i32 wraps at 2^31, and JAX has no 64-bit integers by default.
+    """A whole number from 0 to 2^61 - 1 in two int32 arrays: high * 2^30 + low. It is added to on the host.
 
-    `count + n` takes a Python integer; `int(count)` is one.
+    JAX has no int64 without `jax_enable_x64`, and the updates of all agents in a search exceed int32.
     """
 
-    high: jax.Array  # i32[], in units of 2^30
-    low: jax.Array  # i32[], less than 2^30
+    high: jax.Array  # i32[]
+    low: jax.Array  # i32[], below 2^30
 
     @classmethod
-    def create(cls, value: int = 0) -> Count:
-        return cls(jnp.int32(value >> 30), jnp.int32(value & (2**30 - 1)))
+    def of(cls, number: int) -> Count:
+        return cls(jnp.asarray(number >> 30, jnp.int32), jnp.asarray(number & (2**30 - 1), jnp.int32))
 
     def __int__(self) -> int:
         return (int(self.high) << 30) + int(self.low)
 
-    def __add__(self, n: int) -> Count:
-        return Count.create(int(self) + int(n))
+    def __add__(self, more: int) -> Count:
+        return Count.of(int(self) + int(more))
 
 
 class MetaState(struct.PyTreeNode):
     """All that a run carries from one step to the next. Arrays only."""
 
     generation: jax.Array  # i32[], steps of the search done: generations, or meta-gradients
-    updates: Count  # updates of agents done, evaluations included
+    updates: Count  # of agents, evaluations included
     search: PyTree  # the strategy's state, or a GradientState
     best: lo.Objective  # the mean with the best evaluation so far
     best_score: jax.Array  # f32[], see `Search._keep_best`
@@ -139,7 +139,7 @@ class Search:
         count = len(self.settings)
         return MetaState(
             generation=jnp.int32(0),
-            updates=Count.create(),
+            updates=Count.of(0),
             search=self.start(),
             best=self.template,
             best_score=jnp.float32(-jnp.inf),

@@ -177,9 +177,10 @@ def test_episode_returns_by_hand():
 def test_episode_returns_are_those_of_a_plain_loop():
     rng = np.random.default_rng(0)
     episodes, running, last, ended = ro.Episodes.create(3), np.zeros(3), np.full(3, np.nan), []
+    tracked = episodes.replace(best=jnp.float32(-jnp.inf))
     for _ in range(4):  # rollouts: in some an environment ends often, in some never
         reward, done = rng.integers(-3, 9, (7, 3)), rng.random((7, 3)) < rng.choice([0.0, 0.2, 0.9], 3)
-        episodes = episodes.update(jnp.float32(reward), jnp.asarray(done))
+        episodes, tracked = (e.update(jnp.float32(reward), jnp.asarray(done)) for e in (episodes, tracked))
         for r, d in zip(reward, done, strict=True):
             running = running + r
             ended += list(running[d])
@@ -189,6 +190,8 @@ def test_episode_returns_are_those_of_a_plain_loop():
         np.testing.assert_array_equal(episodes.last, np.nan_to_num(last))
         assert episodes.count == len(ended)
         assert episodes.total == sum(ended)
+        assert tracked.best == max(ended, default=-np.inf)  # of every episode, not of the last ones
+        assert episodes.best is None
 
 
 def test_reward_scale_is_the_deviation_of_the_discounted_return():

@@ -189,7 +189,7 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
         ("train --agent.network cnn --out out", "A CNN needs observations [height, width, channels]"),
         (f"{META} --agent.network cnn", "A CNN needs observations [height, width, channels]"),
         ("train --seed 2147483648 --out out", "seed must be in [0, 2^31), and is 2147483648"),
-        (f"train --total-steps 1{'0' * 20} --out out", "must hold at most 2^24 rollouts of 512 environment steps"),
+        (f"train --total-steps 1{'0' * 20} --out out", "must hold at most 4,194,304 rollouts of 512 environment steps"),
     ],
 )
 def test_what_cannot_be_is_said(refused, line, said):

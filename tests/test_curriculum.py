@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import discover
 import envs
 from discover import curriculum as cu
 from discover import parallel
-from discover.agent import Agent
+from discover.agent import Agent, AgentState, stretches
 from discover.curriculum import CurriculumConfig
+from discover.gradient_search import GradientSearch
+from discover.metagrad import MetaGradConfig
 from discover.setups import GRID
 
 ENV, _ = envs.make("gridworld/small")
@@ -94,6 +97,24 @@ def test_a_life_too_short_for_a_rollout_is_refused():
         cu.Tasks(long_rollouts, None, 40.0)
     with pytest.raises(ValueError, match="total_steps must hold at least one rollout"):
         cu.Tasks(AGENT, 1279, 40.0)
+
+
+@pytest.mark.parametrize("rollout", [(1, 1), (3, 1), (4, 128), (64, 20), (7, 13)])
+def test_a_clock_in_float32_tells_the_updates_of_the_longest_life_apart(rollout):
+    config = dataclasses.replace(GRID.agent, num_envs=rollout[0], num_steps=rollout[1], anneal=False)
+    agent, most = Agent(ENV, config), 2**22
+    task = agent.task(None, most * config.steps_per_update)
+    assert cu.num_updates(config, task) == most
+    step = agent.progress(task, AgentState(None, None, None, None, jnp.arange(most - 4, most + 1))).step
+    np.testing.assert_array_equal(np.asarray(step < task.lifetime), [True] * 4 + [False])
+    with pytest.raises(ValueError, match=r"^total_steps must hold at most 4,194,304 rollouts of"):
+        agent.task(None, (most + 1) * config.steps_per_update)
+
+
+def test_stretches_of_a_long_life_of_a_length_in_an_array():
+    length = 2**22 - 3
+    expected = [i * length // 700 for i in range(701)]  # whose products exceed int32
+    np.testing.assert_array_equal(stretches(jnp.int32(length), 700), expected)
 
 
 def test_rank_prioritisation_is_one_over_rank():
@@ -240,3 +261,21 @@ def test_only_what_is_wanted_is_done(devices, chunk):
     program = parallel.spread_some(lambda shared, x: shared * x, chunk=chunk, devices=jax.devices()[:devices])
     outs = program(jnp.float32(10), items, wanted, jnp.full((4, 2), -1.0))
     np.testing.assert_array_equal(outs, [[0, -1], [-1, -1], [40, 50], [-1, 70]])
+
+
+def test_an_antagonist_that_diverged_is_no_reference():
+    agent = dataclasses.replace(GRID.agent, num_envs=2, num_steps=4)
+    recipe = dataclasses.replace(
+        discover.recipes.groove_small(),
+        total_steps=16,
+        fitness_episodes=2,
+        agent=agent,
+        metagrad=MetaGradConfig(members=2, chunk=2),
+        curriculum=dataclasses.replace(PLR, score="regret"),
+    )
+    search = GradientSearch(recipe)
+    keys = jax.random.split(jax.random.key(0), (1, 2))
+    task = jax.vmap(jax.vmap(search.setting.tasks))(keys)
+    task = task.replace(learning_rate=jnp.float32([[40.0, np.inf]]))
+    found = search._references(search._antagonist, (task, keys), np.ones((1, 2), bool), np.zeros((1, 2), np.float32))
+    np.testing.assert_array_equal(np.isfinite(np.asarray(found)), [[True, False]])

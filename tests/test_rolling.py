@@ -132,3 +132,28 @@ def test_late_windows_count_for_more():
     # At generation 5 lives are at their windows 2, 3, 4 and 1 of 4, whose weights 1 2 3 4 are divided by 2.5.
     assert search.began(5).tolist() == [4, 3, 2, 5]
     np.testing.assert_allclose(search.weight(5), np.array([2, 3, 4, 1]) / 2.5)
+
+
+def test_a_decaying_sigma_favours_no_window():
+    """A pair lives all its windows at the sigma of its birth, by which the gradient divides its part."""
+    evolution = discover.recipes.replace(EVOLUTION, sigma_decay=0.5, shaping="z_score")
+    search = RollingSearch(discover.recipes.replace(ROLLING, evolution=evolution))
+    strategy = search.evolution.init(jax.random.key(0))
+    generation, began = 5, search.began(5)
+    assert began.tolist() == [4, 3, 2, 5]
+    candidates, told = search._perturbed(strategy, jnp.int32(generation), began)
+    flat = jnp.concatenate([x.reshape(4, 2, -1) for x in jax.tree.leaves(candidates)], axis=-1)
+    z = np.asarray(flat - strategy.mean, np.float64)[:, 0]
+    born = 0.1 * 0.5**began
+    np.testing.assert_allclose(z.std(1) / born, 1.0, atol=0.3)  # not sigma 0.1 * 0.5 ** 5 of this generation
+    # Of each window of each pair, the same slope of the fitness: f = (sum over windows of the perturbation) @ slope.
+    slope = np.random.default_rng(0).normal(size=z.shape[1])
+    lived = generation - began + 1
+    fitness = (lived * (z @ slope))[:, None] * np.array([1.0, -1.0])
+    expected = sum(n * 2 * p * (p @ slope) / sigma**2 for n, p, sigma in zip(lived, z, born, strict=True)) / 8
+    f = jnp.asarray(fitness, jnp.float32)
+    weighted = search.weight(generation)[:, None] * f
+    found = search.evolution.tell(jax.random.key(0), candidates, f[..., None], told, weighted)
+    # Adam's first moment holds (1 - b1) of the gradient; evosax minimises.
+    moment = -np.asarray(jax.tree.leaves(found.opt_state[0].mu)[0]) / 0.1
+    np.testing.assert_allclose(moment, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

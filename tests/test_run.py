@@ -595,6 +595,17 @@ def test_environment_steps_are_those_that_were_taken():
     assert training.env_steps(state) == 2 * (4 * 2) * 1024
 
 
+def test_updates_are_counted_beyond_int32():
+    search = EvolutionSearch(crash.recipe())
+    state = search.init()
+    for _ in range(3):
+        state = state.replace(updates=state.updates + (2**31 - 1))
+    assert int(state.updates) == 3 * (2**31 - 1)
+    assert search.env_steps(state) == 3 * (2**31 - 1) * search.recipe.agent.steps_per_update
+    assert int(parallel.free(state).updates) == 3 * (2**31 - 1)
+    assert all(x.dtype == jnp.int32 for x in jax.tree.leaves(state.updates))
+
+
 def test_the_record_holds_versions_and_device(record):
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["numpy"] == np.__version__
@@ -708,7 +719,7 @@ def test_more_generations_than_asked_for_are_nothing_to_do():
 
 
 def test_every_field_of_the_log_is_documented(first, rolling):
-    """Of a search by evolution and of one by meta-gradient; an objective of the Mirror family logs its own fields in the latter."""
+    """Of a search by evolution and of one by meta-gradient, where the Mirror family logs fields of its own."""
     of_mirror = {"meta.kl", "meta.value_loss"}
     found = set()
     for rows, env in (
