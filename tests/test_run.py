@@ -23,7 +23,7 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import cli, evolution_search, metrics, recipes, run
+from discover import cli, evolution_search, metrics, parallel, recipes, run
 from discover import record as record_module
 from discover.evolution_search import EvolutionSearch
 from discover.plots import draw_run
