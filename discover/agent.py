@@ -18,6 +18,7 @@ from discover import rollout as ro
 from discover.config import AgentConfig
 from discover.learning import Learner, require_separable
 from discover.networks import Networks, make_networks
+from envs.spaces import MultiDiscrete
 from learned_objectives import Objective, Progress, Rollout
 
 PyTree = Any
@@ -78,7 +79,8 @@ class Agent:
             require_separable(objective)
         if config.normalise_obs and isinstance(env.observation_space(env.default_params), spaces.Discrete):
             raise ValueError(f"normalise_obs has no meaning for {env.name}, whose observations number states.")
-        if objective.needs_discrete_actions and not isinstance(env.action_space(env.default_params), spaces.Discrete):
+        discrete = isinstance(env.action_space(env.default_params), spaces.Discrete | MultiDiscrete)
+        if objective.needs_discrete_actions and not discrete:
             raise ValueError(
                 f"{type(objective).__name__} reads the probability of an action, and the actions of {env.name} are "
                 "continuous: choose an environment with discrete ones, or a drift ('lpo', 'ppo')."

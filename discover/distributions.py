@@ -1,4 +1,4 @@
-"""The two distributions a policy can have over actions."""
+"""The distributions a policy can have over actions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 
 class Categorical(NamedTuple):
@@ -44,6 +46,38 @@ class Categorical(NamedTuple):
         """KL(self || other): f32[...]."""
         log_probs = self.log_probs
         return (jnp.exp(log_probs) * (log_probs - other.log_probs)).sum(-1)
+
+
+class MultiCategorical(struct.PyTreeNode):
+    """A policy over K independent choices, a product of categoricals. One action is i32[K]."""
+
+    logits: jax.Array  # f32[..., sum of sizes], of the choices one after another
+    sizes: tuple[int, ...] = struct.field(pytree_node=False)  # options of each choice
+
+    @property
+    def choices(self) -> list[Categorical]:
+        ends = np.cumsum(self.sizes)[:-1]
+        return [Categorical(logits) for logits in jnp.split(self.logits, ends, axis=-1)]
+
+    @staticmethod
+    def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
+        return Categorical.noise(key, shape, size)
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        return self.replace(logits=self.logits + noise).mode()
+
+    def mode(self) -> jax.Array:
+        return jnp.stack([choice.mode() for choice in self.choices], axis=-1)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        return sum(choice.log_prob(action[..., k]) for k, choice in enumerate(self.choices))
+
+    def entropy(self) -> jax.Array:
+        return sum(choice.entropy() for choice in self.choices)
+
+    def kl(self, other: MultiCategorical) -> jax.Array:
+        """KL(self || other): f32[...]."""
+        return sum(a.kl(b) for a, b in zip(self.choices, other.choices, strict=True))
 
 
 class Gaussian(NamedTuple):

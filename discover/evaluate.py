@@ -24,6 +24,7 @@ from discover.setups import LossConfig, Setup, usual_setup
 from discover.statistics import iqm_interval
 from discover.store import locked, write_text
 from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
+from envs import name_of
 
 
 class Cell(NamedTuple):
@@ -134,7 +135,7 @@ def _asked(objectives, envs, total_steps):
     budgets = list(dict.fromkeys(operator.index(n) for n in budgets))
     if not objectives or not envs or not budgets:
         raise ValueError("evaluate needs at least one objective, one environment and one budget.")
-    return {str(name): spec for name, spec in objectives.items()}, list(dict.fromkeys(envs)), budgets
+    return {str(name): spec for name, spec in objectives.items()}, list(dict.fromkeys(map(name_of, envs))), budgets
 
 
 def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from discover.distributions import Categorical, Gaussian
+from discover.distributions import Categorical, Gaussian, MultiCategorical
+from envs.spaces import MultiDiscrete
+
+NATURE_SIZE = 36  # pixels of the shorter side, from which the convolutions of the Nature CNN leave something
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -84,7 +87,11 @@ def _dot_general(x, matrix, *_, **__):
 
 
 class Torso(nn.Module):
-    """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, with one convolution before them for images."""
+    """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, and convolutions before them for images.
+
+    Small images, as MinAtar's, have one convolution; from `NATURE_SIZE` on they have the three of the Nature CNN and its dense
+    layer of 512 (Mnih et al. 2015, Nature 518:529).
+    """
 
     hidden: tuple[int, ...]
     activation: str
@@ -93,7 +100,12 @@ class Torso(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         act = ACTIVATIONS[self.activation]
-        if self.image:
+        if self.image and min(x.shape[-3:-1]) >= NATURE_SIZE:
+            for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+                conv = nn.Conv(features, (size, size), (stride, stride), padding="VALID", kernel_init=gain(2**0.5))
+                x = act(conv(x))
+            x = act(nn.Dense(512, kernel_init=gain(2**0.5), dot_general=_dot_general)(x.reshape((*x.shape[:-3], -1))))
+        elif self.image:
             x = act(nn.Conv(16, (3, 3), kernel_init=gain(2**0.5))(x))
             x = x.reshape((*x.shape[:-3], -1))
         for width in self.hidden:
@@ -119,6 +131,16 @@ class CategoricalActor(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Categorical:
         return Categorical(nn.Dense(self.size, kernel_init=gain(0.01), dot_general=_dot_general)(self.torso(x)))
+
+
+class MultiCategoricalActor(nn.Module):
+    torso: Torso
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> MultiCategorical:
+        logits = nn.Dense(sum(self.sizes), kernel_init=gain(0.01), dot_general=_dot_general)(self.torso(x))
+        return MultiCategorical(logits, self.sizes)
 
 
 class GaussianActor(nn.Module):
@@ -189,6 +211,7 @@ def make_networks(
     critic = Critic(Torso(hidden, activation, image), critic_width)
 
     def prepare(obs: jax.Array) -> jax.Array:
+        obs = obs / np.float32(255) if obs.dtype == jnp.uint8 else obs
         return obs if image else obs.reshape((*obs.shape[: obs.ndim - len(shape)], -1))
 
     def init(key: jax.Array) -> Any:
@@ -200,7 +223,7 @@ def make_networks(
         init=init,
         actor=lambda params, obs: actor.apply(params["actor"], prepare(obs)),
         critic=lambda params, obs: critic.apply(params["critic"], prepare(obs)),
-        noise=lambda key, shape: head.noise(key, shape, size),
+        noise=lambda key, shape: head.noise(key, shape, sum(size) if isinstance(size, tuple) else size),
         to_env=to_env,
     )
 
@@ -232,12 +255,17 @@ def _make_tables(observation_space: Any, action_space: Any, kind: str, critic_wi
 
 
 def _head(space: Any):
-    """(number of outputs, actor, distribution, map to the environment's action) for an action space."""
+    """(number of outputs, or of each choice, actor, distribution, map to the environment's action) for an action space."""
     if isinstance(space, spaces.Discrete):
         return space.n, CategoricalActor, Categorical, lambda action: action
+    if isinstance(space, MultiDiscrete):
+        return space.sizes, MultiCategoricalActor, MultiCategorical, lambda action: action
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return space.shape[0], GaussianActor, Gaussian, _rescale(space)
-    raise ValueError(f"Agents act in a Discrete space or in a Box of rank 1, and this environment has {space}.")
+    raise ValueError(
+        f"Agents act in a Discrete space, in MultiDiscrete or in a Box of rank 1, and this environment has {space}: give it to "
+        "envs.register or envs.make, which adapt a Dict, a Tuple and a Box of another rank."
+    )
 
 
 def _rescale(space: spaces.Box) -> Callable[[jax.Array], jax.Array]:

@@ -39,7 +39,7 @@ class TrainResult(NamedTuple):
 @plain_jax()
 def train(
     objective: str | os.PathLike | lo.Objective,
-    env: str = "CartPole-v1",
+    env: Any = "CartPole-v1",
     *,
     total_steps: int = 500_000,
     num_seeds: int = 8,
@@ -55,7 +55,8 @@ def train(
 
     Args:
       objective: an Objective, a name that `learned_objectives.load` knows, a file, or the directory of a run.
-      env: a name that `envs.make` knows. In a distribution of worlds, "gridworld/all" for one, each seed has its own level.
+      env: a name that `envs.make` knows, or an environment of gymnax's interface. In a distribution of worlds, as
+        "gridworld/all", each seed has its own level.
       total_steps: environment steps of each agent; rounded down to whole rollouts.
       seed: agent number i of a seed has the same key whatever `num_seeds`; rounding may still part their ways.
       num_evals: points of the learning curve.
@@ -70,6 +71,7 @@ def train(
     Warns where an LPG meets settings far from those it was searched with.
     Raises ValueError with a sentence for what cannot be: names, sizes, spaces.
     """
+    env = envs.name_of(env)
     usual = usual_setup(env)
     learner, task, num_updates = make_life(env, agent or usual.agent, total_steps)
     loaded = resolve_objective(objective)

@@ -15,14 +15,28 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnax
+import jax
+from gymnax.environments.spaces import Box, Discrete
 
 from envs import gridworld, levels, probes
 from envs.check import check
 from envs.freeway import Freeway
 from envs.seaquest import Seaquest
+from envs.spaces import MultiDiscrete
 from envs.uniform import Uniform
 
-__all__ = ["Uniform", "available", "check", "gridworld", "levels", "make", "probes", "register"]
+__all__ = [
+    "MultiDiscrete",
+    "Uniform",
+    "available",
+    "check",
+    "gridworld",
+    "levels",
+    "make",
+    "name_of",
+    "probes",
+    "register",
+]
 
 GYMNAX = (
     "CartPole-v1",
@@ -89,6 +103,8 @@ _built: dict[Any, Any] = {}
 
 _registered: dict[str, Callable[..., Any]] = {}
 
+_given: dict[int, tuple[str, Any]] = {}  # objects that came in the place of a name
+
 
 def available() -> tuple[str, ...]:
     """Names that `make` takes. Brax names may end in a backend: "brax/ant@positional"."""
@@ -101,20 +117,46 @@ def register(name: str, build: Callable[..., Any]) -> None:
 
     Args:
       name: not taken, and not that of a family ("brax/", "gridworld/").
-      build: options -> an environment of the gymnax 1.0 interface. Called once for each set of options; see `check` for what
-        it has to be, and `Uniform` for one that is not quite that.
+      build: options -> an environment of the gymnax 1.0 interface, or an environment itself. Called once for each set of options.
+        Dict and Tuple spaces, scalars and matrices are adapted by `Uniform`; see `check` for the rest of the contract.
 
     Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
     """
     taken = name in LEFT_OUT or (name in available() and name not in _registered)
     if not name or name.startswith(("brax/", "gridworld/")) or taken:
         raise ValueError(f"the name {name!r} is taken, or belongs to a family of ours: choose another.")
+    if not callable(build):
+        if not hasattr(build, "step_env"):
+            raise ValueError(f"build must return an environment, or be one, and is a {type(build).__name__}.")
+        instance = build
+        build = lambda: instance
     _registered[name] = build
     for key in [key for key in _built if key[0] == name]:
         del _built[key]
 
 
-def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
+def name_of(env: Any) -> str:
+    """The name of an environment: of a name itself, of an object the one under which it is registered here, once for each object.
+
+    Raises TypeError for what is neither.
+    """
+    if isinstance(env, str):
+        return env
+    if not hasattr(env, "step_env"):
+        raise TypeError(
+            f"expected the name of an environment, or an environment of gymnax's interface, and got {env!r}."
+        )
+    if id(env) not in _given:
+        name, number = str(env.name), 1
+        while name in available() or name in LEFT_OUT:
+            number += 1
+            name = f"{env.name} ({number})"
+        register(name, env)
+        _given[id(env)] = name, env  # held, so that no other object gets its id
+    return _given[id(env)][0]
+
+
+def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Environment and default parameters; the same name and options give the same object.
 
     Options go to the environment. Grid worlds ("gridworld/all") take `actions` and `observation`, see `envs.gridworld`; their
@@ -123,7 +165,7 @@ def make(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Raises ValueError, in a sentence, where the name or the backend is unknown or left out.
     """
-    name, kwargs = _normalise(name, kwargs)
+    name, kwargs = _normalise(name_of(name), kwargs)
     key = name, tuple(sorted((option, _frozen(value)) for option, value in kwargs.items()))
     if key not in _built:
         _built[key] = _build(name, kwargs)
@@ -135,7 +177,7 @@ def _build(name, kwargs):
         env = _registered[name](**kwargs)
         if not hasattr(env, "default_params"):
             raise ValueError(f"{name!r} was registered with what builds a {type(env).__name__}, and no environment.")
-        return env
+        return _adapted(env, name)
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):
@@ -147,6 +189,27 @@ def _build(name, kwargs):
         return Brax(task, backend=backend, **kwargs)
     env = OWN[name](**kwargs) if name in OWN else gymnax.make(name, **kwargs)[0]
     return Uniform(env, name=name)
+
+
+def _adapted(env: Any, name: str) -> Any:
+    """An environment as it is, or in `Uniform` where its spaces need that. ValueError where `step_env` returns something else."""
+    params = env.default_params
+    seen, acts = env.observation_space(params), env.action_space(params)
+    plain = isinstance(seen, Discrete | Box) and (
+        isinstance(acts, Discrete | MultiDiscrete) or len(getattr(acts, "shape", ())) == 1
+    )
+    env = env if plain else Uniform(env, name=name)
+    key = jax.random.key(0)
+    _, state = jax.eval_shape(env.reset_env, key, params)
+    inner = env.env if isinstance(env, Uniform) else env
+    action = jax.eval_shape(inner.action_space(params).sample, key)
+    out = jax.eval_shape(inner.step_env, key, state, action, params)
+    if len(out) != 5:
+        raise ValueError(
+            f"step_env of {name!r} returns {len(out)} values, and must return 5: observation, state, reward, terminated, info. "
+            "`is_truncated(state, params)` says whether the time limit is reached."
+        )
+    return env
 
 
 def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:

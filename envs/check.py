@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.spaces import Box, Discrete
 
+from envs.spaces import MultiDiscrete
+
 INFO = ("discount", "terminated", "truncated", "final_observation")
 
 
 def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> None:
     """Steps `env` at random under jit, vmap and scan, and raises where the contract is broken.
 
-    The contract: observations float32 of rank >= 1, or one int32 that numbers a state, as `observation_space` says; Discrete or
-    Box float32[n] actions; reward float32[]; flags bool[]; info with a discount that is 0 at
-    termination only, and the final observation, which is the observation itself until an end;
-    a state that a scan can carry; a time limit `params.max_steps_in_episode` in steps.
+    The contract: observations float32 of rank >= 1, uint8 of rank 3, or one int32 that numbers a state, as `observation_space`
+    says; actions Discrete, MultiDiscrete or Box float32[n]; reward float32[]; flags bool[]; info with a discount that is 0 at
+    termination only, and the final observation, which is the observation itself until an end; a state that a scan can carry; a
+    time limit `params.max_steps_in_episode` in steps.
 
     Raises AssertionError with a sentence that names what is broken.
     """
@@ -49,16 +51,17 @@ def _check_spaces(env, params):
     space = env.observation_space(params)
     _require(
         isinstance(space, Discrete)
-        or (isinstance(space, Box) and len(space.shape) >= 1 and space.dtype == jnp.float32),
+        or (isinstance(space, Box) and len(space.shape) >= 1 and space.dtype == jnp.float32)
+        or (isinstance(space, Box) and len(space.shape) == 3 and space.dtype == jnp.uint8),
         env,
-        f"needs a Discrete or a float32 Box of rank >= 1 as observation space, not {space}",
+        f"needs a Discrete, a float32 Box of rank >= 1 or a uint8 Box of rank 3 as observation space, not {space}",
     )
     space = env.action_space(params)
     box = isinstance(space, Box) and len(space.shape) == 1 and space.dtype == jnp.float32
     _require(
-        box or isinstance(space, Discrete),
+        box or isinstance(space, Discrete | MultiDiscrete),
         env,
-        f"needs a Discrete or a float32 Box of rank 1 as action space, not {space}",
+        f"needs a Discrete, a MultiDiscrete or a float32 Box of rank 1 as action space, not {space}",
     )
 
 
@@ -74,7 +77,7 @@ def _check_types(env, params):
     _require(not missing, env, f"leaves {', '.join(missing)} out of info")
 
     space = env.observation_space(params)
-    seen, kind = ((), "int32") if isinstance(space, Discrete) else (space.shape, "float32")
+    seen, kind = ((), "int32") if isinstance(space, Discrete) else (space.shape, jnp.dtype(space.dtype).name)
     for what, value, shape, dtype in (
         ("the observation of reset", obs, seen, kind),
         ("the observation of step", next_obs, seen, kind),

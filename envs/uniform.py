@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.environment import Environment
-from gymnax.environments.spaces import Box, Discrete
+from gymnax.environments.spaces import Box, Dict, Discrete, Tuple
+
+from envs import spaces
+from envs.spaces import MultiDiscrete
 
 
 def strong(tree: Any) -> Any:
@@ -18,8 +21,10 @@ def strong(tree: Any) -> Any:
 class Uniform(Environment):
     """A gymnax environment whose types do not depend on which one it is.
 
-    Observations: float32 of rank >= 1; a scalar becomes [1], one of n becomes one-hot [n].
-    Actions: Discrete, or a Box float32[n].  Reward: float32[].  Flags: bool[].
+    Observations: float32 of rank >= 1; a scalar becomes [1], one of n becomes one-hot [n], a Dict or Tuple becomes its parts one
+    after another. Frames of uint8 [height, width, channels] stay uint8.
+    Actions: Discrete, Box float32[n] of any shape flattened, or MultiDiscrete, which a Dict or Tuple of Discrete spaces becomes.
+    Reward: float32[].  Flags: bool[].
     State: strongly typed.  info: discount, terminated, truncated, final_observation.
     The dynamics and the use of keys are those of `env`.
     """
@@ -84,18 +89,34 @@ class Uniform(Environment):
         return jnp.asarray(self.env.is_truncated(state, self._inner(params)), bool)
 
     def observation_space(self, params) -> Box:
-        """Box float32 of rank >= 1."""
+        """Box float32 of rank >= 1, or uint8 of rank 3."""
         space = self.env.observation_space(self._inner(params))
         if isinstance(space, Discrete):
             return Box(0.0, 1.0, (space.n,), jnp.float32)
-        return Box(space.low, space.high, space.shape or (1,), jnp.float32)
+        if isinstance(space, Dict | Tuple):
+            return spaces.flat_observation(space) or self._refuse_observation(space)
+        if not isinstance(space, Box):
+            return self._refuse_observation(space)
+        return Box(space.low, space.high, space.shape or (1,), jnp.uint8 if _are_frames(space) else jnp.float32)
 
-    def action_space(self, params) -> Box | Discrete:
-        """Discrete, or Box float32[n]."""
+    def action_space(self, params) -> Box | Discrete | MultiDiscrete:
+        """Discrete, MultiDiscrete, or Box float32[n]."""
         space = self.env.action_space(self._inner(params))
-        if isinstance(space, Discrete):
+        if isinstance(space, Discrete | MultiDiscrete):
             return space
-        return Box(space.low, space.high, space.shape or (1,), jnp.float32)
+        if isinstance(space, Box):
+            low, high = (
+                np.broadcast_to(np.asarray(x, np.float32), space.shape).reshape(-1) for x in (space.low, space.high)
+            )
+            if len(space.shape) == 1:
+                low, high = space.low, space.high
+            return Box(low, high, (int(np.prod(space.shape)),), jnp.float32)
+        if (product := spaces.choices(space)) is not None:
+            return product
+        raise ValueError(
+            f"{self.name} has {space} as action space: agents act in a Discrete space, a Box, MultiDiscrete, or a Dict or Tuple "
+            "of Discrete spaces."
+        )
 
     def _inner(self, params):
         """The parameters as `env` expects them: BernoulliBandit mixes its limit with floats."""
@@ -105,16 +126,29 @@ class Uniform(Environment):
 
     def _action(self, action, inner):
         space = self.env.action_space(inner)
+        if isinstance(space, Dict | Tuple):
+            return spaces.chosen(space, action)
         return jnp.reshape(jnp.asarray(action, space.dtype), space.shape)
 
     def _obs(self, obs, inner):
         space = self.env.observation_space(inner)
         if isinstance(space, Discrete):
             return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+        if isinstance(space, Dict | Tuple):
+            return spaces.flatten(space, obs)
         if isinstance(space, Box):
-            return jnp.asarray(obs, jnp.float32).reshape(space.shape or (1,))
-        kind = type(space).__name__
-        raise TypeError(f"{self.name} has a {kind} observation space; Uniform takes Box and Discrete.")
+            return jnp.asarray(obs, jnp.uint8 if _are_frames(space) else jnp.float32).reshape(space.shape or (1,))
+        return self._refuse_observation(space)
+
+    def _refuse_observation(self, space):
+        raise ValueError(
+            f"{self.name} has {space} as observation space: it must be Discrete, a Box, or a Dict or Tuple of these."
+        )
+
+
+def _are_frames(space: Box) -> bool:
+    """Whether observations are images of bytes, which networks divide by 255."""
+    return len(space.shape) == 3 and np.dtype(space.dtype) == np.uint8
 
 
 def _discount(terminated: jax.Array) -> dict[str, jax.Array]:
