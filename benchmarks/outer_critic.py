@@ -13,6 +13,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def exact_values(search: MetaGrad, member, state) -> jax.Array:
     return (policy * envs.gridworld.policy_evaluation(env, level, policy, gamma=gamma, steps=HORIZON)).sum(-1)
 
 
-def measure(world: str, updates: int, levels: int, seed: int) -> dict[str, dict]:
+def measure(world: str, updates: int, levels: int, seed: int) -> dict[str, Any]:
     env, _ = envs.make(f"gridworld/{world}")
     objective = lo.load("groove")
     searches = critics(Agent(env, GRID.agent, objective.critic_width))

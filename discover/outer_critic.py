@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from learned_objectives import Rollout
 from learned_objectives.mirror import generalised_advantage
 
-SHIFT = 0.15  # of the constant correction: its error averages over some 7 rollouts
+SHIFT = 0.2  # of the constant correction: its error averages over some 5 rollouts
 PRIOR = 8.0  # visits that the value before the rollout counts for
 
 
@@ -27,9 +27,9 @@ def fit_table(
 ) -> tuple[Table, jax.Array]:
     """The table after a rollout whose observations i32[T, B] number states, and f32[]: half the mean square of A_t before.
 
-    First every value moves by the same number, 0.15 of the one for which the mean TD error would be zero:
+    First every value moves by the same number, a fifth of the one for which the mean TD error would be zero:
 
-        V(s) <- V(s) + 0.15 mean_t[delta_t] / (1 - gamma (1 - p)),    p = (terminations + 1) / (steps + 1), of the rollouts before
+        V(s) <- V(s) + 0.2 mean_t[delta_t] / (1 - gamma (1 - p)),    p = (terminations + 1) / (steps + 1), of the rollouts before
         delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t)
 
     Then each sweep solves a ridge regression to TD(lambda) targets, which is a mean over the n(s) visits to each state:

@@ -465,7 +465,7 @@ def test_the_highest_return_is_of_every_episode_of_a_life():
 
 
 def test_the_outer_critic_reaches_values_far_from_zero():
-    """A uniform policy in a world whose values are near 6: within 15 % of the exact ones, and without bias, after 25 rollouts."""
+    """A uniform policy in a world whose values are near 3: within 15 % of the exact ones, and without bias, after 25 rollouts."""
     config = dataclasses.replace(CONFIG, num_envs=64, num_steps=20)
     meta = MetaGrad(MetaGradConfig(members=1, chunk=1), Agent(ENV, config))
     level, objective = (
