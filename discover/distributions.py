@@ -70,14 +70,14 @@ class MultiCategorical(struct.PyTreeNode):
         return jnp.stack([choice.mode() for choice in self.choices], axis=-1)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        return sum(choice.log_prob(action[..., k]) for k, choice in enumerate(self.choices))
+        return jnp.stack([choice.log_prob(action[..., k]) for k, choice in enumerate(self.choices)]).sum(0)
 
     def entropy(self) -> jax.Array:
-        return sum(choice.entropy() for choice in self.choices)
+        return jnp.stack([choice.entropy() for choice in self.choices]).sum(0)
 
     def kl(self, other: MultiCategorical) -> jax.Array:
         """KL(self || other): f32[...]."""
-        return sum(a.kl(b) for a, b in zip(self.choices, other.choices, strict=True))
+        return jnp.stack([a.kl(b) for a, b in zip(self.choices, other.choices, strict=True)]).sum(0)
 
 
 class Gaussian(NamedTuple):

@@ -192,13 +192,17 @@ def _build(name, kwargs):
 
 
 def _adapted(env: Any, name: str) -> Any:
-    """An environment as it is, or in `Uniform` where its spaces need that. ValueError where `step_env` returns something else."""
+    """An environment as it is, or in `Uniform` where its spaces need that, or where it is gymnax's own, whose types differ.
+
+    ValueError where `step_env` does not return five values.
+    """
     params = env.default_params
     seen, acts = env.observation_space(params), env.action_space(params)
     plain = isinstance(seen, Discrete | Box) and (
         isinstance(acts, Discrete | MultiDiscrete) or len(getattr(acts, "shape", ())) == 1
     )
-    env = env if plain else Uniform(env, name=name)
+    if not plain or type(env).__module__.startswith("gymnax."):
+        env = Uniform(env, name=name)
     key = jax.random.key(0)
     _, state = jax.eval_shape(env.reset_env, key, params)
     inner = env.env if isinstance(env, Uniform) else env
