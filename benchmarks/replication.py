@@ -73,7 +73,7 @@ def main() -> None:
     }
     tested = json.loads(TESTED.read_text())
     for name in ("lpo", "ta_lpo"):
-        score = f"The same with {SEEDS} fresh seeds, on which nothing was chosen. Over the environments never searched on, a seed "
+        score = f"The same with {SEEDS} fresh seeds, on which nothing was chosen. Over environments never searched on, a seed "
         score += f"returns more than one of ppo's with probability {pooled['never searched on'][name]:.2f}"
         tested[name]["replication"] = card(comparison, name, GROUP) | {"score": score}
     write_text(TESTED, json.dumps(tested, indent=1) + "\n")
