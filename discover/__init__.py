@@ -16,6 +16,9 @@ from discover.console import tell
 if TYPE_CHECKING:
     from discover._api import *  # noqa: F403
 
+# `python -m` puts "-m" there until the module runs.
+COMMAND_LINE = sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover"
+
 
 def _refuse_shadow() -> None:
     """`envs` is a likely name for a user's own package, and theirs may come first on the path."""
@@ -30,14 +33,10 @@ def _refuse_shadow() -> None:
 
 
 def _refuse(sentence: str) -> None:
-    if _is_command_line():
+    if COMMAND_LINE:
         tell(f"discover: {sentence}", error=True)
         raise SystemExit(2)  # no traceback
     raise ImportError(sentence)
-
-
-def _is_command_line() -> bool:
-    return sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover"
 
 
 def start() -> None:
@@ -47,7 +46,7 @@ def start() -> None:
     from discover import processes, runtime
 
     runtime.use_every_core()
-    if _is_command_line() and sys.argv[1:2] in (["meta-train"], ["resume"]) and not {"-h", "--help"} & set(sys.argv):
+    if COMMAND_LINE and sys.argv[1:2] in (["meta-train"], ["resume"]) and not {"-h", "--help"} & set(sys.argv):
         try:
             place = processes.place_in(sys.argv)
         except ValueError as error:
@@ -61,5 +60,5 @@ def start() -> None:
 
 
 _refuse_shadow()
-if not _is_command_line():
+if not COMMAND_LINE:
     start()
