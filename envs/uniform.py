@@ -105,12 +105,9 @@ class Uniform(Environment):
         if isinstance(space, Discrete | MultiDiscrete):
             return space
         if isinstance(space, Box):
-            low, high = (
-                np.broadcast_to(np.asarray(x, np.float32), space.shape).reshape(-1) for x in (space.low, space.high)
-            )
-            if len(space.shape) == 1:
-                low, high = space.low, space.high
-            return Box(low, high, (int(np.prod(space.shape)),), jnp.float32)
+            low, high = (x if np.ndim(x) == 0 else jnp.reshape(x, -1) for x in (space.low, space.high))
+            bounds = (space.low, space.high) if len(space.shape) == 1 else (low, high)
+            return Box(*bounds, (int(np.prod(space.shape)),), jnp.float32)
         if (product := spaces.choices(space)) is not None:
             return product
         raise ValueError(
@@ -135,7 +132,7 @@ class Uniform(Environment):
         if isinstance(space, Discrete):
             return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
         if isinstance(space, Dict | Tuple):
-            return spaces.flatten(space, obs)
+            return spaces.flatten(space, obs) if spaces.flat_observation(space) else self._refuse_observation(space)
         if isinstance(space, Box):
             return jnp.asarray(obs, jnp.uint8 if _are_frames(space) else jnp.float32).reshape(space.shape or (1,))
         return self._refuse_observation(space)

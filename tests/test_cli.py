@@ -432,9 +432,10 @@ def test_evaluate_writes_and_prints_its_comparison(here, capsys):
     assert [cell["objective"] for cell in result["cells"]] == ["dpo", "mine.safetensors"]
     assert np.shape(result["cells"][1]["returns"]) == (2, 2)
     assert is_png(here / "out" / "probe_action.png")
-    heading, row = capsys.readouterr().out.splitlines()[-3:-1]
-    assert heading.split() == ["environment", "dpo", "mine.safetensors"]
-    assert row.startswith("probe/action  ")
+    said = capsys.readouterr().out.splitlines()
+    (at,) = [i for i, line in enumerate(said) if line.split() == ["environment", "dpo", "mine.safetensors"]]
+    assert said[at + 1].startswith("probe/action  ")
+    assert "Fewer than 8 seeds (here 2)" in " ".join(said[at + 2 :])  # seeds
 
 
 def test_export_writes_what_load_reads(here, a_run, capsys):

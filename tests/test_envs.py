@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnax.environments.spaces import Box, Discrete, Tuple
+from gymnax.environments.spaces import Box, Discrete, Space, Tuple
 
 import envs
 
@@ -219,10 +219,12 @@ def test_scalars_become_vectors():
 def test_uniform_refuses_what_it_cannot_convert():
     class Pair(ScalarGame):
         def observation_space(self, params):
-            return Tuple([Discrete(2), Discrete(2)])
+            return Tuple([Discrete(2), Space()])
 
     env = envs.Uniform(Pair())
-    with pytest.raises(TypeError, match="Pair has a Tuple observation space; Uniform takes Box"):
+    with pytest.raises(
+        ValueError, match=r"Pair has Tuple.* as observation space: it must be Discrete, a Box, or a Dict or Tuple"
+    ):
         env.reset(jax.random.key(0), env.default_params)
 
 
@@ -271,11 +273,11 @@ def _step_with(change):
         ),
         (
             {"observation_space": lambda self, params: Box(0, 1, ())},
-            "needs a Discrete or a float32 Box of rank >= 1 as observation space",
+            "needs a Discrete, a float32 Box of rank >= 1 or a uint8 Box of rank 3 as observation space",
         ),
         (
             {"action_space": lambda self, params: Box(0, 1, (2, 2))},
-            "needs a Discrete or a float32 Box of rank 1 as action space",
+            "needs a Discrete, a MultiDiscrete or a float32 Box of rank 1 as action space",
         ),
         (
             {"is_truncated": lambda self, state, params: jnp.float32(0)},
