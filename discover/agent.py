@@ -259,7 +259,7 @@ class Agent:
         reset_key, step_key = jax.random.split(key)
         keys = jax.random.split(reset_key, num_episodes)
         obs, env_state = jax.vmap(self.env.reset, in_axes=(0, None))(keys, task.env_params)
-        zeros = jnp.zeros(num_episodes)
+        zeros = jnp.zeros(num_episodes, jnp.float32)
 
         def step(carry):
             i, obs, env_state, playing, total = carry

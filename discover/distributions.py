@@ -24,7 +24,7 @@ class Categorical(NamedTuple):
     @staticmethod
     def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
         """What `sample` needs, f32[*shape, A], drawn for a whole rollout at once."""
-        return jax.random.gumbel(key, (*shape, size))
+        return jax.random.gumbel(key, (*shape, size), jnp.float32)
 
     def sample(self, noise: jax.Array) -> jax.Array:
         return jnp.argmax(self.logits + noise, axis=-1)
@@ -88,7 +88,7 @@ class Gaussian(NamedTuple):
 
     @staticmethod
     def noise(key: jax.Array, shape: tuple[int, ...], size: int) -> jax.Array:
-        return jax.random.normal(key, (*shape, size))
+        return jax.random.normal(key, (*shape, size), jnp.float32)
 
     def sample(self, noise: jax.Array) -> jax.Array:
         return self.mean + jnp.exp(self.log_std) * noise

@@ -36,7 +36,7 @@ def orthogonalise(params: Any, key: jax.Array) -> Any:
     """
     leaves, treedef = jax.tree.flatten(params)
     sizes = [leaf.size if leaf.ndim >= 2 else 0 for leaf in leaves]
-    noise = jnp.split(jax.random.normal(key, (sum(sizes),)), list(itertools.accumulate(sizes))[:-1])
+    noise = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), list(itertools.accumulate(sizes))[:-1])
     matrices = [
         leaf * polar(x.reshape(-1, leaf.shape[-1])).reshape(leaf.shape) if leaf.ndim >= 2 else leaf
         for leaf, x in zip(leaves, noise, strict=True)
@@ -150,7 +150,7 @@ class GaussianActor(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
         mean = nn.Dense(self.size, kernel_init=gain(0.01), dot_general=_dot_general)(self.torso(x))
-        return Gaussian(mean, self.param("log_std", nn.initializers.zeros, (self.size,)))
+        return Gaussian(mean, self.param("log_std", nn.initializers.zeros, (self.size,), jnp.float32))
 
 
 class Table(nn.Module):
@@ -161,7 +161,7 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self, state: jax.Array) -> jax.Array:
-        rows = self.param("rows", nn.initializers.zeros, (self.states, self.width))
+        rows = self.param("rows", nn.initializers.zeros, (self.states, self.width), jnp.float32)
         return rows[state]
 
 
@@ -215,7 +215,7 @@ def make_networks(
         return obs if image else obs.reshape((*obs.shape[: obs.ndim - len(shape)], -1))
 
     def init(key: jax.Array) -> Any:
-        obs = prepare(jnp.zeros(shape))
+        obs = prepare(jnp.zeros(shape, jnp.float32))
         gains = {"actor": actor.init(key, obs), "critic": critic.init(key, obs)}
         return orthogonalise(gains, key)
 

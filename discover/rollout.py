@@ -27,7 +27,7 @@ class RunningStats(struct.PyTreeNode):
 
     @classmethod
     def create(cls, shape: tuple[int, ...]) -> RunningStats:
-        return cls(jnp.zeros(shape), jnp.ones(shape), jnp.float32(1e-4))
+        return cls(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32), jnp.float32(1e-4))
 
     def update(self, x: jax.Array) -> RunningStats:
         """With x f32[T, B, ...]."""
@@ -54,7 +54,7 @@ class Episodes(struct.PyTreeNode):
 
     @classmethod
     def create(cls, num_envs: int) -> Episodes:
-        zeros = jnp.zeros(num_envs)
+        zeros = jnp.zeros(num_envs, jnp.float32)
         return cls(zeros, zeros, zeros > 0, jnp.float32(0), jnp.float32(0))
 
     def update(self, reward: jax.Array, done: jax.Array) -> Episodes:
@@ -131,7 +131,7 @@ def start(
         episodes=Episodes.create(num_envs),
         obs_stats=RunningStats.create(obs.shape[1:]) if normalise_obs else None,
         return_stats=RunningStats.create(()) if normalise_reward else None,
-        discounted=jnp.zeros(num_envs) if normalise_reward else None,
+        discounted=jnp.zeros(num_envs, jnp.float32) if normalise_reward else None,
     )
 
 
@@ -249,7 +249,7 @@ def restarts(
 def _step_env(env, key, state, action, env_params):
     """One step of one environment, without the auto-reset of `env.step`."""
     obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
-    return obs, state, reward, terminated, env.is_truncated(state, env_params)
+    return obs, state, jnp.asarray(reward, jnp.float32), terminated, env.is_truncated(state, env_params)
 
 
 def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -269,7 +269,7 @@ for what, mine, yours in [
 # ## Is it really a drift?
 #
 # Whoever writes an objective, a person or a search, three laws make it safe to optimise in this way: the drift is never
-# negative, it is zero at ratio 1, and it is flat there. `verify_drift` checks them on a grid of ratios and advantages. It
+# negative, it is zero at ratio 1, and it is flat there. `verify_drift` checks them at many points and searches for worse. It
 # is silent if they hold, and otherwise says which law is broken, and where. A square of the log ratio is fine. Its
 # absolute value is not, although automatic differentiation calls it flat at zero:
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import discover
+import envs
 import learned_objectives as lo
+from discover.agent import Agent
 from discover.modes import PLAIN, plain_jax
 
 MODES = {
@@ -70,6 +72,21 @@ def test_legacy_keys_are_taken():
     state = jax.tree.map(lambda x: x[0], result.state)
     returns = [result.agent.evaluate(result.task, state, k, num_episodes=2) for k in (key, jax.random.key(0))]
     np.testing.assert_array_equal(*returns)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "gridworld/small"])
+def test_a_life_of_ones_own_is_in_float32(env):
+    """Jitted by the user in double precision, in which gymnax steps its physics."""
+    with jax.enable_x64(True):
+        environment, params = envs.make(env)
+        agent = Agent(environment, SMALL)
+        live = jax.jit(lambda key: agent.train(lo.Mirror(), agent.task(params, 128), key, num_updates=2))
+        state, returns = live(jax.random.key(0))
+        assert {x.dtype for x in jax.tree.leaves((state.params, state.env.episodes, returns))} == {
+            jnp.dtype("float32"),
+            jnp.dtype("bool"),
+        }
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params))
 
 
 def test_the_settings_hold_again_afterwards():
