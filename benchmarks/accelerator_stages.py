@@ -9,11 +9,14 @@ import gzip
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +26,6 @@ from benchmarks.record import ROOT
 from benchmarks.sides import memory, stopwatch, versions
 
 OBJECTIVES = {"ppo": "CartPole-v1", "lpo": "Breakout-MinAtar", "lpg": "gridworld/dense"}  # and where each is trained
-CHUNKS = {"lpo_minatar": (32,), "lpo_brax": (16,), "ta_lpg": (32, 128), "lpg": (32, 480), "groove": (32, 256)}
 PART = {"lpo_minatar": 262_144, "lpo_brax": 40_960}  # environment steps, of each life that is too long for one stage
 
 
@@ -121,58 +123,81 @@ def probes(tiny: bool) -> None:
     sys.exit(done.returncode)
 
 
-def recipe_of(name: str, chunk: int, tiny: bool):
+def recipe_of(name: str, tiny: bool):
     """A recipe at paper scale but for the part of its lives; in a dry run small."""
     from discover import recipes
-    from discover.fit import with_chunk
 
     recipe = recipes.get(name)
-    if name in PART:
-        recipe = dataclasses.replace(recipe, total_steps=2 * recipe.agent.steps_per_update if tiny else PART[name])
     if tiny:
-        chunk = 2
         recipe = dataclasses.replace(
             recipe,
             envs=tuple("gridworld/small" if e.startswith("gridworld/") else e for e in recipe.envs),
             agent=dataclasses.replace(recipe.agent, num_envs=32),
-            evolution=dataclasses.replace(recipe.evolution, population=4, chunk=2),
-            metagrad=dataclasses.replace(recipe.metagrad, members=4, chunk=2),
+            evolution=dataclasses.replace(recipe.evolution, population=4),
+            metagrad=dataclasses.replace(recipe.metagrad, members=4),
             curriculum=dataclasses.replace(recipe.curriculum, chunk=2),
         )
-        if name in PART:
-            recipe = dataclasses.replace(recipe, total_steps=2 * recipe.agent.steps_per_update)
-    return with_chunk(recipe, chunk)
+    if name in PART:
+        steps = 2 * recipe.agent.steps_per_update if tiny else PART[name]
+        recipe = dataclasses.replace(recipe, total_steps=steps)
+    return recipe
 
 
 def search(name: str, tiny: bool) -> None:
-    """Steps of a search: the first with compilation, then another."""
-    from discover.parallel import free
-    from discover.run import search_for
+    """Steps of a search with the largest chunk that fits: the first with compilation, then two more."""
+    import jax
 
-    for chunk in CHUNKS[name]:
-        recipe = recipe_of(name, chunk, tiny)
-        began = time.perf_counter()
-        finder = search_for(recipe)
-        state = finder.init()
-        born = time.perf_counter() - began
-        seconds, steps = [], []
-        for _ in range(1 if tiny else 3):
-            before, began = finder.env_steps(state), time.perf_counter()
-            state, _ = finder.generation(state)
-            free(finder.mean(state))
-            seconds.append(time.perf_counter() - began)
-            steps.append(finder.env_steps(state) - before)
-            print_row(
-                recipe=name,
-                chunk=chunk,
-                population=recipe.evolution.population if recipe.method == "evolution" else recipe.metagrad.members,
-                life_env_steps=recipe.total_steps,
-                birth_s=born,
-                seconds=seconds[-1],
-                env_steps=steps[-1],
-                env_steps_per_s=steps[-1] / seconds[-1],
-                memory=memory(),
-            )
+    from discover.chunks import with_chunk
+    from discover.fit import sizes
+
+    recipe = recipe_of(name, tiny)
+    for chunk in reversed(sizes(recipe, jax.device_count())):
+        try:
+            return steps_of(with_chunk(recipe, chunk), tiny)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print_row(recipe=name, chunk=chunk, fits=False)
+
+
+def steps_of(recipe: Any, tiny: bool) -> None:
+    from discover.chunks import chunk_of
+    from discover.parallel import free
+    from discover.searches import search_for
+
+    began = time.perf_counter()
+    finder = search_for(recipe)
+    state = finder.init()
+    born = time.perf_counter() - began
+    for _ in range(1 if tiny else 3):
+        before, began = finder.env_steps(state), time.perf_counter()
+        state, _ = finder.generation(state)
+        free(finder.mean(state))
+        seconds, steps = time.perf_counter() - began, finder.env_steps(state) - before
+        print_row(
+            recipe=recipe.name,
+            chunk=chunk_of(recipe),
+            population=recipe.evolution.population if recipe.method == "evolution" else recipe.metagrad.members,
+            life_env_steps=recipe.total_steps,
+            birth_s=born,
+            seconds=seconds,
+            env_steps=steps,
+            env_steps_per_s=steps / seconds,
+            memory=memory(),
+        )
+
+
+def leg(run: str, out: str, seconds: float) -> None:
+    """Go on with a copy of a run, in `out`, until the time is over; it stops with a checkpoint."""
+    there = os.path.join(out, "leg")
+    shutil.copytree(run, there, dirs_exist_ok=True)
+    child = subprocess.Popen([sys.executable, "-m", "discover", "resume", there], cwd=ROOT)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
+    child.send_signal(signal.SIGTERM)
+    child.wait()
+    with open(os.path.join(there, "metrics.jsonl")) as file:
+        print_row(leg=run, generation=json.loads(file.readlines()[-1])["generation"])
 
 
 def profile(tiny: bool) -> None:
@@ -223,14 +248,18 @@ def kernels(directory: str) -> dict[str, Any]:
 
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m benchmarks.accelerator_stages", description=__doc__)
-    p.add_argument("stage", choices=("device", "updates", "ten_updates", "probes", "search", "profile"))
+    p.add_argument("stage", choices=("device", "updates", "ten_updates", "probes", "search", "profile", "leg"))
     p.add_argument("argument", nargs="?")
     p.add_argument("--tiny", action="store_true")
+    p.add_argument("--out")
+    p.add_argument("--seconds", type=float, default=60.0)
     args = p.parse_args()
     if args.stage == "ten_updates":
         ten_updates(args.argument)
     elif args.stage == "search":
         search(args.argument, args.tiny)
+    elif args.stage == "leg":
+        leg(args.argument, args.out, args.seconds)
     else:
         {"device": device, "updates": updates, "probes": probes, "profile": profile}[args.stage](args.tiny)
 

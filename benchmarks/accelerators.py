@@ -1,8 +1,11 @@
-"""Speed and correctness on a machine with an accelerator, in one command of a few minutes: `python -m benchmarks.accelerators`.
+"""Accelerators: what a machine that has one does in a few minutes, and what the compiler says of TPUs that are not there.
 
-Each stage runs in a process of its own under a limit of seconds. It prints JSON lines, which are kept even where the stage fails
-or runs out of time. The report is written after every stage, so an interrupted run keeps what it measured. A stage that does not
-fit into the remaining time is skipped and listed as such.
+    python -m benchmarks.accelerators --measure                     # this machine's accelerator, within nine minutes
+    python -m benchmarks.accelerators --compile v5e:2x2 v5e:4x4     # needs the extra tpu-compile and no accelerator
+
+With --measure each stage runs in a process of its own under a limit of seconds. It prints JSON lines, which are kept even where
+the stage fails or runs out of time. The report is written after every stage, so an interrupted run keeps what it measured. A
+stage that does not fit into the remaining time is skipped and listed as such.
 
 The parent process does not import JAX, so that a stage has the whole device memory.
 """
@@ -23,6 +26,16 @@ from typing import Any, NamedTuple
 from benchmarks.record import ROOT, commit, machine
 from benchmarks.rows import BREAKOUT, CARTPOLE, Row
 
+RECIPES = ("lpo_minatar", "lpo_brax", "ta_lpo", "lpg", "groove", "ta_lpg", "lpg_es")  # at paper scale
+TPU = {  # what libtpu wants to know of a machine without a TPU
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 # Updates that are timed, by the number of agents: enough for a second or more on a card.
 UPDATES = {1: 40, 64: 40, 1024: 20, 4096: 8}
 TINY = 32  # divisor of the number of agents and members in a dry run
@@ -38,8 +51,8 @@ class Stage(NamedTuple):
     peer: bool = False  # runs with the packages of the peer
 
 
-def stages(tiny: bool) -> list[Stage]:
-    """All stages, the most wanted first."""
+def stages(tiny: bool, leg: Path | None = None) -> list[Stage]:
+    """All stages, the most wanted first. `leg`: a run that the last one goes on with."""
     small = ("--tiny",) if tiny else ()
     ours = "benchmarks.accelerator_stages"
     rows = [life(CARTPOLE, n, tiny) for n in (1, 64, 1024)] + [life(BREAKOUT, n, tiny) for n in (1, 64, 1024)]
@@ -57,6 +70,7 @@ def stages(tiny: bool) -> list[Stage]:
         Stage("profile", ours, ("profile", *small), 60),
         *(throughput(side, row) for row in largest for side in ("ours", "rejax")),
         Stage("lpo_brax", ours, ("search", "lpo_brax", *small), 150),
+        *([] if leg is None else [Stage("leg", ours, ("leg", str(leg.resolve())), 600)]),
     ]
 
 
@@ -73,16 +87,28 @@ def throughput(side: str, row: Row) -> Stage:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0; 1 where a stage failed, ran out of time or was skipped."""
+    """The exit status: 0; 1 where a stage failed, ran out of time or was skipped, or a recipe did not compile."""
     args = parser().parse_args(argv)
+    if not (args.measure or args.compile):
+        parser().error(
+            "give --measure, to measure this machine's accelerator, or --compile and topologies, to compile for TPUs"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = compile_all(args) if args.compile else 0
+    return max(failed, measure_all(args) if args.measure else 0)
+
+
+def measure_all(args: argparse.Namespace) -> int:
+    """Run the stages, and write accelerators.json after each."""
     began = time.monotonic()
     report: dict[str, Any] = {"commit": args.commit or commit(), "machine": machine(), "tiny": args.tiny, "stages": []}
-    args.out.mkdir(parents=True, exist_ok=True)
-    chosen = [s for s in stages(args.tiny) if not args.only or any(word in s.name for word in args.only)]
+    chosen = [s for s in stages(args.tiny, args.leg) if not args.only or any(word in s.name for word in args.only)]
     for stage in chosen:
         left = args.seconds - (time.monotonic() - began)
         found = (
-            run(stage, min(stage.limit, left), args.peer_path) if left > 10 else {"error": "skipped: no time was left"}
+            run(stage, min(stage.limit, left), args.peer_path, args.out)
+            if left > 10
+            else {"error": "skipped: no time was left"}
         )
         report["stages"].append({"stage": stage.name, **found})
         (args.out / "accelerators.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -90,24 +116,100 @@ def main(argv: list[str] | None = None) -> int:
     return int(any("error" in stage for stage in report["stages"]))
 
 
+def compile_all(args: argparse.Namespace) -> int:
+    """Compile every recipe for every topology, and a growing search; write accelerators-compiled.json after each."""
+    report: dict[str, Any] = {
+        "commit": args.commit or commit(),
+        "machine": machine(),
+        "recipes": [],
+        "weak_scaling": [],
+    }
+    work = [("recipes", (recipe, topology)) for topology in args.compile for recipe in args.recipes]
+    work += [("weak_scaling", cell) for cell in growing(args.compile)]
+    failed = 0
+    for part, cell in work:
+        row, sentence = compiled(cell)
+        if row is None:
+            failed, row = 1, {"recipe": cell[0], "topology": cell[1], "error": sentence}
+        report[part].append(row)
+        report.setdefault("versions", row.pop("versions", None)) if "versions" in row else None
+        (args.out / "accelerators-compiled.json").write_text(json.dumps(report, indent=1) + "\n")
+        print(told(row), flush=True)
+    return failed
+
+
+def compiled(cell: tuple[str, ...]) -> tuple[dict[str, Any] | None, str]:
+    """The row that `benchmarks.accelerator_compile` printed, or None and its last line of complaint."""
+    command = [sys.executable, "-m", "benchmarks.accelerator_compile", *cell]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | TPU, capture_output=True, text=True, check=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return (
+        (rows[-1], "")
+        if rows and not done.returncode
+        else (None, (done.stderr.strip().splitlines() or ["no output"])[-1])
+    )
+
+
+def growing(topologies: list[str]) -> list[tuple[str, ...]]:
+    """`lpo_minatar` with four pairs a device and lives of 262,144 steps, on 1, 4 and 16 chips of v5e, if they are asked for."""
+    sizes = ("--pairs-per-device", "4", "--chunk", "4", "--total-steps", "262144")
+    chips = [("v5e:2x2", "1"), ("v5e:2x2", "4"), ("v5e:4x4", "16")]
+    return [("lpo_minatar", topology, *sizes, "--devices", n) for topology, n in chips if topology in topologies]
+
+
+def told(row: dict[str, Any]) -> str:
+    """A line of the table of what was compiled."""
+    name = f"{row['recipe']:12} {row['topology']:8}"
+    if "error" in row:
+        return f"{name} {row['error']}"
+    parts = [
+        f"{name} {row['devices']:3} chips",
+        f"chunk {row['chunk']}",
+        f"{row['memory'] / 1e9:.2f} GB a chip",
+        f"{row['flops_a_turn'] / 1e9:.3g} GFLOP and {row['bytes_a_turn'] / 1e9:.3g} GB a turn of every loop",
+        ", ".join(f"{kind} {x['count']:.0f} x" for kind, x in row["collectives"].items()) or "no collective",
+        f"{row['results']:,} bytes of results",
+        f"compiled in {row['compile_s']:.0f} s",
+    ]
+    if "estimated_s" in row:
+        parts.append(f"a step {row['estimated_s']:.3g} s by estimated cycles, {row['peak_s']:.2g} s at the peak rate")
+    return "  ".join(parts)
+
+
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.accelerators", description=__doc__)
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--measure", action="store_true", help="measure this machine's accelerator, in stages")
+    p.add_argument(
+        "--compile", nargs="+", metavar="TOPOLOGY", help="compile for TPUs that need not be there: v5e:2x2 v5e:4x4"
+    )
+    p.add_argument(
+        "--recipes", nargs="+", default=list(RECIPES), metavar="RECIPE", help="with --compile (all at paper scale)"
+    )
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="a directory (benchmarks/results)")
     p.add_argument("--seconds", type=float, default=540, help="for all stages together (540)")
     p.add_argument("--only", nargs="+", metavar="WORD", help="the stages whose names contain one of these")
+    p.add_argument(
+        "--leg", type=Path, metavar="RUN", help="a run to go on with in the time that is left; it comes back in --out"
+    )
     p.add_argument("--tiny", action="store_true", help="small sizes, to see that every stage works; never to be quoted")
     p.add_argument("--peer-path", help="PYTHONPATH that has rejax and its gymnax; without it rejax is skipped")
     p.add_argument("--commit", help="of this code, where it is not a checkout")
     return p
 
 
-def run(stage: Stage, limit: float, peer_path: str | None) -> dict[str, Any]:
+def run(stage: Stage, limit: float, peer_path: str | None, out: Path) -> dict[str, Any]:
     """The rows that the stage printed and its seconds, and `error` where it did not end well."""
     if stage.peer and not peer_path:
         return {"error": "skipped: --peer-path was not given"}
     path = [str(ROOT), peer_path if stage.peer else os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in path if p)}
     command = [sys.executable, "-m", stage.module, *stage.arguments]
+    if stage.name == "leg":
+        command += ["--out", str(out.resolve()), "--seconds", str(limit - 30)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         child = subprocess.Popen(

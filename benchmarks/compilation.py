@@ -40,7 +40,7 @@ def measure(name: str) -> dict[str, Any]:
     import jax
 
     from discover import recipes
-    from discover.run import search_for
+    from discover.searches import search_for
 
     events = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))

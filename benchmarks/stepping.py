@@ -52,6 +52,7 @@ def stepping_ours(env, params, actions: int, num_starts: int):
     import jax
     import jax.numpy as jnp
 
+    from discover.plan import CPU
     from discover.rollout import _step_env, at_once, restarts
 
     def rollout(key, carry):
@@ -59,7 +60,7 @@ def stepping_ours(env, params, actions: int, num_starts: int):
         keys = jax.random.split(env_key, (STEPS, ENVS))
         chosen = jax.random.randint(action_key, (STEPS, ENVS), 0, actions)
         start_keys = jax.random.split(start_key, (num_starts, ENVS))
-        restart = restarts(env, params, start_keys, at_once=at_once(carry[0][0].size, num_starts, STEPS))
+        restart = restarts(env, params, start_keys, at_once=at_once(CPU, carry[0][0].size, num_starts, STEPS))
 
         def step(carry, xs):
             before, state = carry

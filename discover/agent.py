@@ -17,13 +17,12 @@ from gymnax.environments import spaces
 from discover import rollout as ro
 from discover.config import AgentConfig
 from discover.learning import Learner, require_separable
-from discover.networks import Networks, make_networks
+from discover.networks import Networks, dot_general, make_networks
+from discover.plan import CPU, Plan, plan_for
 from envs.spaces import MultiDiscrete
 from learned_objectives import Objective, Progress, Rollout
 
 PyTree = Any
-
-CACHE = 2**20  # bytes, of a core's own
 
 
 class Task(struct.PyTreeNode):
@@ -69,11 +68,15 @@ class Agent:
     config: AgentConfig
     critic_width: int = 1
     shards: int = 1  # devices that share this life, along the mesh axis `team.AXIS`
+    plan: Plan = CPU  # how its programs are laid out
 
     @classmethod
-    def fit(cls, env: Any, config: AgentConfig, objective: Objective) -> Agent:
-        """The agent that an objective trains; ValueError, with a sentence, where the environment's spaces do not allow it."""
-        agent = cls(env, config, objective.critic_width)
+    def fit(cls, env: Any, config: AgentConfig, objective: Objective, plan: Plan | None = None) -> Agent:
+        """The agent that an objective trains, with the plan for this process's devices by default.
+
+        Raises ValueError with a sentence where the environment's spaces do not allow it.
+        """
+        agent = cls(env, config, objective.critic_width, plan=plan or plan_for())
         agent.networks  # raises for spaces that no head serves  # noqa: B018
         if config.clip == "apart":
             require_separable(objective)
@@ -97,14 +100,17 @@ class Agent:
             activation=self.config.activation,
             kind=self.config.network,
             critic_width=self.critic_width,
+            dot=dot_general(self.config.products, self.plan.copies_transposed),
         )
 
     @property
     def fills_cache(self) -> bool:
-        """Whether the observations of one minibatch are more than a core's own cache holds."""
+        """Whether the observations of one minibatch are more than a core's own cache holds, on devices that are cores."""
+        if self.plan.cache_bytes is None:
+            return False
         shape = self.env.observation_space(self.env.default_params).shape
         rows = self.config.steps_per_update // self.config.num_minibatches
-        return 4 * rows * math.prod(shape) > CACHE
+        return 4 * rows * math.prod(shape) > self.plan.cache_bytes
 
     @property
     def worth_sharing(self) -> bool:
@@ -113,9 +119,9 @@ class Agent:
 
     def useful_shards(self, spare: int) -> int:
         """Of so many devices, those that a life is quicker on: two if its networks are trained apart, as many as share its rows
-        evenly if these are worth sharing. Measured on cores alone, and so done on cores alone."""
+        evenly if these are worth sharing. One where the plan splits no lives."""
         c = self.config
-        if jax.default_backend() != "cpu":
+        if not self.plan.splits_lives:
             return 1
         if c.clip == "apart":
             return min(spare, 2)
@@ -135,7 +141,7 @@ class Agent:
         """`jax.vmap` for functions that train: lives side by side, or one after another on a CPU where a minibatch of
         observations is more than a core's cache holds, as of MinAtar's frames: four side by side are a quarter slower
         (measured: 38k against 51k environment steps a second on a core)."""
-        if jax.default_backend() == "cpu" and self.fills_cache:
+        if self.fills_cache:
             return lambda *items: jax.lax.map(lambda item: fn(*item), items)
         return jax.vmap(fn)
 
@@ -211,6 +217,7 @@ class Agent:
             num_steps=self.config.num_steps,
             num_starts=self.num_starts,
             discount=getattr(objective, "gamma", 0.99),
+            plan=self.plan,
             shards=self._row_shards,
         )
 

@@ -179,13 +179,13 @@ def _train(args: Train) -> None:
 
 
 def _meta_train(args: MetaTrain) -> int:
-    recipe = args.recipe
-    if args.fit:
-        recipe = _fitted(recipe, args.out)
+    from discover.fit import fitted
+
+    recipe = fitted(args.recipe, args.out) if args.fit else args.recipe
     if args.dry_run:
         from discover.dry_run import dry_run
 
-        for line in dry_run(recipe):
+        for line in dry_run(recipe, args.out):
             if processes.first():
                 tell(line)
         return 0
@@ -195,7 +195,7 @@ def _meta_train(args: MetaTrain) -> int:
 
 
 def _resume(args: Resume) -> int:
-    from discover.run import recipe_in
+    from discover.recipe import recipe_in
 
     return _search(recipe_in(args.run), args.run, args.wandb)
 
@@ -214,18 +214,6 @@ def _search(recipe: Recipe, out: Path, wandb: bool) -> int:
         tell(f"done: {result.out / 'objective.safetensors'}  (discover plot {result.out} draws it)")
         return 0
     return 128 + result.stopped
-
-
-def _fitted(recipe: Recipe, out: Path | None) -> Recipe:
-    """With the chunk that the run has already, or else with what fits."""
-    from discover.fit import fit, with_chunk
-    from discover.run import recipe_in
-
-    chunk = -1  # no run yet; 0: all of a device's share. The first process knows.
-    if out is not None and processes.first() and (out / "recipe.json").exists():
-        chunk = getattr(recipe_in(out), recipe.method).chunk or 0
-    chunk = int(processes.told(np.int32(chunk)))
-    return fit(recipe) if chunk < 0 else with_chunk(recipe, chunk or None)
 
 
 def _evaluate(args: Evaluate) -> None:

@@ -33,6 +33,7 @@ class AgentConfig:
     hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
     network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
+    products: Literal["float32", "bfloat16"] = "float32"  # factors of dense layers are rounded to; sums are float32
     normalise_obs: bool = False  # by their running mean and deviation
     normalise_reward: bool = False  # by the running deviation of the discounted return
 
@@ -56,6 +57,10 @@ class AgentConfig:
             f"network must be auto, mlp, cnn or table, and is {self.network!r}.",
         )
         _require(self.clip in ("together", "apart"), f"clip must be together or apart, and is {self.clip!r}.")
+        _require(
+            self.products in ("float32", "bfloat16"),
+            f"products must be float32 or bfloat16, and is {self.products!r}.",
+        )
         _require(self.optimizer in ("adam", "sgd"), f"optimizer must be adam or sgd, and is {self.optimizer!r}.")
         _require(
             len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),

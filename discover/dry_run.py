@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,31 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from discover import parallel
+from discover.chunks import chunk_of
+from discover.fit import settled
 from discover.gradient_search import GradientSearch
 from discover.recipe import Recipe
 from discover.record import clock
-from discover.run import search_for
 from discover.search import MetaState, Search, Setting
+from discover.searches import search_for
 
 PyTree = Any
 
 SAMPLE = 256  # tasks whose lifetimes are averaged
 
 
-def dry_run(recipe: Recipe) -> Iterator[str]:
-    """Lines about a recipe: shapes, parameters, devices, memory, environment steps, time.
+def dry_run(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | None = None) -> Iterator[str]:
+    """Lines about a recipe: shapes, parameters, devices, chunk, memory, environment steps, time.
 
-    Memory is what the compiler says of the step's own programs, which a run that follows finds compiled. Time is that of a few
-    updates, or of one meta-gradient, times how many there will be.
+    With the chunk of the run in `out` if there is one, on these devices (default: all). Memory is what the compiler says of the
+    step's own programs, which a run that follows finds compiled. Time is that of a few updates, or of one meta-gradient, times
+    how many there will be.
     """
-    search = search_for(recipe)
+    search = search_for(settled(recipe, out, devices), devices=devices)
     yield "starting     the search: its first agents and levels"
     state = search.init()
     yield from _objective(search)
     yield from _lives(search)
-    devices = jax.devices()
-    count = jax.process_count()
-    yield f"devices      {len(devices)} of kind {devices[0].device_kind}{f', in {count} processes' if count > 1 else ''}"
+    count, kind = jax.process_count(), search.available[0].device_kind
+    yield f"devices      {len(search.available)} of kind {kind}{f', in {count} processes' if count > 1 else ''}"
+    yield _chunk(search)
     seconds = 0.0
     for name, (program, arguments) in search.programs(state).items():
         yield f"compiling    {name}"
@@ -52,6 +56,11 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         yield "time         cannot be measured, since it does not fit into memory: --fit takes what does"
+
+
+def _chunk(search: Search) -> str:
+    chunk, unit = chunk_of(search.recipe), "pairs" if search.recipe.method == "evolution" else "members"
+    return f"chunk        {'all' if chunk is None else chunk} {unit} of a device side by side"
 
 
 def _objective(search: Search) -> Iterator[str]:
@@ -116,7 +125,7 @@ def _time(search: Search, state: MetaState) -> Iterator[str]:
 
 def _seconds_of_an_update(search: Search, setting: Setting) -> float:
     """Of one agent among those that are trained at once."""
-    c, devices = search.recipe.evolution, jax.device_count()
+    c, devices = search.recipe.evolution, len(search.available)
     pairs = -(-c.population // 2 // devices) if c.chunk is None else c.chunk
     lanes = 2 * c.lives * pairs  # side by side on a device
 
@@ -124,7 +133,7 @@ def _seconds_of_an_update(search: Search, setting: Setting) -> float:
         objective, updates = shared
         return setting.agent.train(objective, setting.tasks(key), key, num_updates=updates)[1]
 
-    program = parallel.spread(life, chunk=lanes)
+    program = parallel.spread(life, chunk=lanes, devices=search.available)
     keys = jax.random.split(jax.random.key(0), lanes * devices)
     _seconds(program, (search.template, jnp.int32(1)), keys)
     few, more = (_seconds(program, (search.template, jnp.int32(n)), keys) for n in (1, 4))

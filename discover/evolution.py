@@ -55,7 +55,7 @@ class EvolutionConfig:
     learning_rate_floor: float = 0.0  # it decays no further
     adam_b1: float = 0.9  # decay of the first moment of Adam on the mean
     adam_b2: float = 0.999  # decay of its second moment
-    chunk: int | None = 4  # pairs trained side by side on a device; None: all of its share
+    chunk: int | Literal["auto"] | None = "auto"  # pairs side by side on a device; auto: what suits it; None: its share
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
@@ -70,8 +70,8 @@ class EvolutionConfig:
             )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 update, or None, and is {self.window}.")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1 pair, or None, and is {self.chunk}.")
+        if self.chunk is not None and self.chunk != "auto" and (isinstance(self.chunk, str) or self.chunk < 1):
+            raise ValueError(f"chunk must be at least 1 pair, 'auto' or None, and is {self.chunk!r}.")
         for name in ("sigma", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, and is {getattr(self, name)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from discover.evolution import SHAPINGS, Evolution
 from discover.parallel import free
 from discover.recipe import Recipe
 from discover.record import number
-from discover.search import MetaState, Search, Setting, dealt, life_fitness
+from discover.search import MetaState, Search, Setting, dealt, life_fitness, like
 
 PyTree = Any
 
@@ -24,14 +25,14 @@ PyTree = Any
 class EvolutionSearch(Search):
     """Evolution strategies: candidates in pairs, each life judged at its end."""
 
-    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
-        super().__init__(recipe, template)
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None, devices: Sequence[Any] | None = None):
+        super().__init__(recipe, template, devices)
         if recipe.curriculum.kind == "plr":
             raise ValueError(
                 "curriculum.kind 'plr' replays tasks between the windows of a meta-gradient; with evolution choose 'uniform' or "
                 "'fixed'."
             )
-        self.evolution = Evolution(recipe.evolution, self.template)
+        self.evolution = Evolution(self.recipe.evolution, self.template)
 
     def start(self) -> PyTree:
         return self.evolution.init(self._key("start", 0))
@@ -77,7 +78,7 @@ class EvolutionSearch(Search):
                 keys = pair_keys if shared_keys is None else shared_keys
                 return setting.agent.vmap(lambda objective: candidate(objective, keys))(objectives)
 
-            return parallel.spread(pair, chunk=self.recipe.evolution.chunk)
+            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.available)
 
         return [program(setting) for setting in self.settings]
 
@@ -91,7 +92,7 @@ class EvolutionSearch(Search):
 
     def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
         c = self.recipe.evolution
-        population, _ = self._ask(self._key("ask", 0), state.search, state.generation)
+        population, _ = like(state, self._ask)(self._key("ask", 0), state.search, state.generation)
         shared = c.shared_keys == "population"
         keys = jax.random.split(self._key("life", 0), (c.lives,) if shared else (c.population // 2, c.lives))
         arguments = (keys, (population, None)) if shared else (None, (population, keys))
@@ -111,7 +112,7 @@ class EvolutionSearch(Search):
             if c.shared_keys == "population":
                 fitness.append(lives(keys, (population, None)))
             else:
-                fitness.append(dealt(lives, None, (population, keys), lengths.max(-1), c.chunk))
+                fitness.append(dealt(lives, None, (population, keys), lengths.max(-1), c.chunk, len(self.available)))
         return free(jnp.stack(fitness, axis=-1)), updates
 
 

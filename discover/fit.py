@@ -1,36 +1,42 @@
-"""How many lives go side by side on a device: as many as its memory holds, by what the compiler says of the step's programs."""
+"""The largest chunk whose programs fit into a device's memory, by the compiler's own analysis of them."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from discover import processes
-from discover.recipe import Recipe
-from discover.run import search_for
+from discover.chunks import chunk_of, items, must_divide, with_chunk
+from discover.plan import plan_for
+from discover.recipe import Recipe, recipe_in
+from discover.searches import search_for
 
 PART = 0.8  # of what is free, since a run holds more than its largest program
 
 
-def fit(recipe: Recipe, budget: int | None = None) -> Recipe:
+def fit(recipe: Recipe, budget: int | None = None, devices: Sequence[Any] | None = None) -> Recipe:
     """The recipe with the largest chunk whose programs fit into a device.
 
     A chunk is a matter of speed and memory, and of rounding: it belongs to the recipe, and a run keeps the one it began with.
 
     Args:
       budget: bytes on each device; None: four fifths of what it has free, or on CPU devices of an equal share of the machine's.
+      devices: those that the programs are for (default: all). With a budget they may be of a machine that is not there.
 
     Raises ValueError with a sentence if not even the smallest chunk fits.
     """
+    devices = tuple(devices or jax.devices())
     if budget is None:
-        budget = -processes.largest(-int(PART * free_memory() / 2**20)) * 2**20  # what all processes have
-    candidates = sizes(recipe, jax.device_count())
-    smallest = needed(with_chunk(recipe, candidates[0]))
+        budget = -processes.largest(-int(PART * free_memory(devices) / 2**20)) * 2**20  # what all processes have
+    candidates = sizes(recipe, len(devices))
+    smallest = needed(with_chunk(recipe, candidates[0]), devices)
     if smallest > budget:
         raise ValueError(
             f"with the smallest chunk, {candidates[0]}, a step needs {smallest / 1e9:.2f} GB on each device, and "
@@ -38,16 +44,16 @@ def fit(recipe: Recipe, budget: int | None = None) -> Recipe:
         )
     for size in reversed(candidates[1:]):
         # Arguments are the same for all chunks, so this is more than is needed, and worth a look only if it is near.
-        if smallest * size / candidates[0] <= 2 * budget and needed(with_chunk(recipe, size)) <= budget:
+        if smallest * size / candidates[0] <= 2 * budget and needed(with_chunk(recipe, size), devices) <= budget:
             return with_chunk(recipe, size)
     return with_chunk(recipe, candidates[0])
 
 
-def needed(recipe: Recipe) -> int:
-    """Bytes on each device: arguments, results and what is in between, of the largest program of a step."""
+def needed(recipe: Recipe, devices: Sequence[Any] | None = None) -> int:
+    """Bytes on each device: arguments, results and what is in between, of the largest program of a step. Nothing is run."""
     try:
-        search = search_for(recipe)
-        programs = search.programs(search.init()).values()
+        search = search_for(recipe, devices=devices)
+        programs = search.programs(jax.eval_shape(search.init)).values()
         return max(total_memory(program.lower(*arguments).compile()) for program, arguments in programs)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -60,9 +66,10 @@ def total_memory(compiled: Any) -> int:
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
 
-def free_memory() -> int:
+def free_memory(devices: Sequence[Any] | None = None) -> int:
     """Bytes that each device has left."""
-    device = jax.local_devices()[0]
+    local = [d for d in devices or jax.devices() if d.process_index == jax.process_index()]
+    device = local[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -74,19 +81,42 @@ def free_memory() -> int:
         )
     if limit.exists() and limit.read_text().strip().isdigit():  # of a container
         left = min(left, int(limit.read_text()))
-    return left // jax.local_device_count()
-
-
-def with_chunk(recipe: Recipe, chunk: int | None) -> Recipe:
-    """In the method that the recipe searches by."""
-    part = recipe.method
-    return dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), chunk=chunk)})
+    return left // len(local)
 
 
 def sizes(recipe: Recipe, devices: int) -> list[int]:
     """Chunks worth a try, the smallest first: doublings, and the whole of a device's share; divisors where they must be."""
-    count = recipe.evolution.population // 2 if recipe.method == "evolution" else recipe.metagrad.members
+    count = items(recipe)
     share = -(-count // devices)
-    if recipe.method == "evolution" and not recipe.rolls:
+    if not must_divide(recipe):
         return sorted({2**i for i in range(share.bit_length()) if 2**i <= share} | {share})
     return [size for size in range(1, share + 1) if count % (size * devices) == 0] or [1]
+
+
+def settled(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | None = None) -> Recipe:
+    """The recipe with a number for a chunk "auto", as far as a number can be known before the search is made.
+
+    The number is the one of the run in `out`, if there is a run. For devices whose plan has no number it is the largest that
+    fits. Otherwise the recipe stays as it is: `Search` knows the usual chunk.
+    """
+    if chunk_of(recipe) != "auto":
+        return recipe
+    if (recorded := recorded_chunk(recipe, out)) >= 0:
+        return with_chunk(recipe, recorded or None)
+    return fit(recipe, devices=devices) if plan_for(devices).chunk is None else recipe
+
+
+def fitted(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | None = None) -> Recipe:
+    """The recipe with the chunk of the run in `out`, if there is a run, or else with the largest that fits, whatever it has."""
+    recorded = recorded_chunk(recipe, out)
+    return with_chunk(recipe, recorded or None) if recorded >= 0 else fit(recipe, devices=devices)
+
+
+def recorded_chunk(recipe: Recipe, out: Path | None) -> int:
+    """The chunk of the run in a directory, as its first process reads it: 0 for None, -1 where there is no run of this method."""
+    found = -1
+    if out is not None and processes.first() and (out / "recipe.json").exists():
+        with contextlib.suppress(ValueError):  # not a recipe: the store refuses it, with a sentence
+            theirs = recipe_in(out)
+            found = int(chunk_of(theirs) or 0) if theirs.method == recipe.method else -1
+    return int(processes.told(np.int32(found)))

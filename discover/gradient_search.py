@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -41,14 +42,14 @@ class GradientState(struct.PyTreeNode):
 class GradientSearch(Search):
     """Meta-gradients over members whose lives roll on, born into the tasks of a curriculum."""
 
-    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
-        super().__init__(recipe, template)
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None, devices: Sequence[Any] | None = None):
+        super().__init__(recipe, template, devices)
         if len(self.settings) != 1:
             raise ValueError(
                 f"a meta-gradient search takes one environment, which may be a distribution, and envs names {len(self.settings)}."
             )
         (self.setting,) = self.settings
-        c, self.curriculum = recipe.metagrad, recipe.curriculum
+        c, self.curriculum = self.recipe.metagrad, recipe.curriculum
         if c.estimator == "standard" and self.template.critic_width != 1:
             raise ValueError(
                 "metagrad.estimator 'standard' takes advantages from the agent's own value, and this objective has none: "
@@ -66,9 +67,9 @@ class GradientSearch(Search):
                     "choose 'regret', or a grid world whose objects keep their cells."
                 )
         elif self.curriculum.kind == "plr" and self._antagonist is not None:
-            Agent.fit(env, recipe.agent, self._antagonist)  # raises here, with a sentence
+            Agent.fit(env, recipe.agent, self._antagonist, self.plan)  # raises here, with a sentence
         self.meta = MetaGrad(c, self.setting.agent)
-        self.devices = parallel.devices_for(c.members // c.chunk)
+        self.devices = parallel.devices_for(c.members // c.chunk, self.available)
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -95,6 +96,11 @@ class GradientSearch(Search):
         objective = as_arrays(self.template)
         buffer = cu.empty(self.curriculum, tasks) if self.curriculum.kind == "plr" else None
         return GradientState(objective, self.optimizer.init(objective), members, buffer)
+
+    def regrouped(self, state: MetaState, chunk: int | None = None) -> MetaState:
+        size = chunk or self.recipe.metagrad.chunk
+        members = jax.tree.map(lambda x: x.reshape((-1, size, *x.shape[2:])), state.search.members)
+        return state.replace(search=state.search.replace(members=members))
 
     def placed(self, state: MetaState) -> MetaState:
         search = state.search
@@ -252,7 +258,7 @@ class GradientSearch(Search):
     def _references(self):
         setting, trained = self.setting, self._antagonist
         if trained is not None:
-            setting = setting._replace(agent=Agent.fit(setting.agent.env, setting.agent.config, trained))
+            setting = setting._replace(agent=Agent.fit(setting.agent.env, setting.agent.config, trained, self.plan))
 
         def reference(antagonist, item):
             task, key = item

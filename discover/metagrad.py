@@ -54,12 +54,14 @@ class MetaGradConfig:
     policy_target_coef: float = 0.005  # b2, keeps its targets small
     prediction_target_coef: float = 0.001  # b3
     bootstrap_updates: int = 4  # L, how far ahead of the agent the target of "bootstrapped" is
-    chunk: int = 8  # members that a device takes through a window at once
+    chunk: int | Literal["auto"] = "auto"  # members that a device takes through a window at once; auto: what suits it
 
     def __post_init__(self):
         if self.estimator not in ESTIMATORS:
             raise unknown("estimator", self.estimator, ESTIMATORS)
-        for name in ("members", "window", "critic_epochs", "bootstrap_updates", "chunk"):
+        if self.chunk != "auto" and (isinstance(self.chunk, str) or self.chunk < 1):
+            raise ValueError(f"metagrad.chunk must be at least 1, or 'auto', and is {self.chunk!r}.")
+        for name in ("members", "window", "critic_epochs", "bootstrap_updates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"metagrad.{name} must be at least 1, and is {getattr(self, name)}.")
         for name in ("learning_rate", "critic_learning_rate"):
@@ -73,7 +75,7 @@ class MetaGradConfig:
         for name in ("entropy_coef", "prediction_entropy_coef", "policy_target_coef", "prediction_target_coef"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"metagrad.{name} must be finite, and is {getattr(self, name)}.")
-        if self.members % self.chunk:
+        if self.chunk != "auto" and self.members % self.chunk:
             raise ValueError(f"metagrad.members must be a multiple of its chunk, {self.chunk}, and is {self.members}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,22 +17,27 @@ from discover.team import AXIS
 PyTree = Any
 
 
-def devices_for(count: int) -> list[Any]:
-    """As many devices as share `count` items evenly, the same number of every process."""
-    if devices := _even_devices(count):
-        return devices
+def devices_for(count: int, devices: Sequence[Any] | None = None) -> list[Any]:
+    """As many of these devices (default: all) as share `count` items evenly, the same number of every process."""
+    devices = devices or jax.devices()
+    if even := _even_devices(count, devices):
+        return even
     raise ValueError(
-        f"{count} parts cannot be shared evenly by {jax.process_count()} processes: choose a population or a number of members "
-        "whose chunks can be."
+        f"{count} parts cannot be shared evenly by {len(_by_process(devices))} processes: choose a population or a number of "
+        "members whose chunks can be."
     )
 
 
-def _even_devices(count: int) -> list[Any]:
+def _even_devices(count: int, devices: Sequence[Any]) -> list[Any]:
     """The same; an empty list if there are no such."""
-    of = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+    of = _by_process(devices)
     least = min(map(len, of))  # the same in every process
-    each = [d for d in range(1, least + 1) if count % (d * jax.process_count()) == 0]
+    each = [d for d in range(1, least + 1) if count % (d * len(of)) == 0]
     return [d for devices in of for d in devices[: max(each, default=0)]]
+
+
+def _by_process(devices: Sequence[Any]) -> list[list[Any]]:
+    return [[d for d in devices if d.process_index == p] for p in sorted({d.process_index for d in devices})]
 
 
 def free(tree: PyTree) -> PyTree:
@@ -54,7 +59,7 @@ def spread(
     fn: Callable[[PyTree, PyTree], PyTree],
     *,
     chunk: int | None = None,
-    devices: list[Any] | None = None,
+    devices: Sequence[Any] | None = None,
     team: int = 1,
     vmap: Callable[..., Any] = jax.vmap,
 ) -> Callable[[PyTree, PyTree], PyTree]:
@@ -64,10 +69,10 @@ def spread(
     runs the same inner program, so that results do not depend on it; the chunk itself may change float rounding. `n` is
     padded to whole chunks on every device, by repeating the last item.
 
-    `vmap` takes a share all at once. With a `team`, so many devices run each share together, and `fn` says by `AXIS` what each
-    of them does.
+    `devices`: those that share the items (default: all). `vmap` takes a share all at once. With a `team`, so many devices run
+    each share together, and `fn` says by `AXIS` what each of them does.
     """
-    available = devices or jax.devices()
+    available = list(devices or jax.devices())
 
     def share(shared, items):
         if chunk is None and jax.tree.leaves(items)[0].shape[0] > 1:
@@ -83,8 +88,8 @@ def spread(
         chunks = -(-n // (chunk or 1))
         # No device without an item, but where that would leave a process without a device.
         used = available[: chunks * team]
-        if processes.several() and devices is None:
-            used = _even_devices(chunks) or available
+        if len(_by_process(available)) > 1:
+            used = _even_devices(chunks, available) or available
         mesh = _mesh(used, team)
         along = PartitionSpec("lives")
         sharded = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), along), out_specs=along, check_vma=False)
@@ -95,7 +100,7 @@ def spread(
         outs = sharded(shared, jax.tree.map(lambda x: x[index], items))
         return jax.tree.map(lambda x: x[:n], outs)
 
-    return jax.jit(run, compiler_options=compiler_options())
+    return jax.jit(run, compiler_options=compiler_options(available[0].platform))
 
 
 def spread_some(
@@ -133,7 +138,7 @@ def spread_some(
     specs = (alike, along, along, along)
     return jax.jit(
         jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=along, check_vma=False),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(devices[0].platform),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -162,3 +164,16 @@ def recipe_of(record: Mapping[str, Any]) -> Recipe:
         return rebuild(Recipe, record["recipe"])
     except (TypeError, AttributeError) as error:
         raise ValueError(f"the recipe in this record does not fit this version of discover ({error}).") from None
+
+
+def recipe_in(out: str | Path) -> Recipe:
+    """The recipe of the run in a directory. Raises ValueError if there is none, or one of another version."""
+    path = Path(out) / "recipe.json"
+    try:
+        recipe = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f"{out} holds no run: there is no readable {path.name} in it.") from None
+    try:
+        return recipe_of({"recipe": recipe})
+    except ValueError as error:
+        raise ValueError(f"{path} is no recipe of this version: {error}") from None

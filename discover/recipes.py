@@ -31,7 +31,7 @@ def quickstart() -> Recipe:
         evaluation_seeds=16,
         checkpoint_every=4,
         agent=AgentConfig(num_epochs=8, learning_rate=3e-3),
-        evolution=EvolutionConfig(population=32, shared_keys="pair", sigma=0.15, learning_rate=0.05, chunk=4),
+        evolution=EvolutionConfig(population=32, shared_keys="pair", sigma=0.15, learning_rate=0.05),
     )
 
 
@@ -80,7 +80,6 @@ def lpo_small() -> Recipe:
             sigma=0.01,  # four times as much takes the clip from every candidate
             learning_rate=0.0015,
             lateness=1.0,
-            chunk=1,
         ),
     )
 
@@ -157,7 +156,7 @@ def lpg() -> Recipe:
         checkpoint_every=50,
         agent=GRID.agent,
         loss=replace(GRID.loss, gamma=0.995),
-        metagrad=MetaGradConfig(members=960, chunk=32, gamma=0.995, policy_target_coef=0.001),
+        metagrad=MetaGradConfig(members=960, gamma=0.995, policy_target_coef=0.001),
     )
 
 
@@ -169,7 +168,7 @@ def groove() -> Recipe:
         envs=("gridworld/all_shortlife",),
         loss=GRID.loss,
         lpg=GROOVE_LPG,
-        metagrad=MetaGradConfig(members=512, chunk=32),
+        metagrad=MetaGradConfig(members=512),
         curriculum=CurriculumConfig(kind="plr", chunk=16),
     )
 
@@ -197,7 +196,6 @@ def ta_lpg() -> Recipe:
             learning_rate_decay=0.999,
             learning_rate_floor=1e-5,
             adam_b1=0.99,
-            chunk=32,
         ),
     )
 
@@ -221,7 +219,7 @@ def lpg_small() -> Recipe:
         evaluation_seeds=16,
         loss=GRID.loss,
         lpg=SMALL_LPG,
-        metagrad=MetaGradConfig(members=32, chunk=8, learning_rate=4e-3),
+        metagrad=MetaGradConfig(members=32, learning_rate=4e-3),
     )
 
 
@@ -245,7 +243,7 @@ def ta_lpg_small() -> Recipe:
         evaluate_every=10,
         evaluation_seeds=16,
         lpg=SMALL_LPG,
-        evolution=replace(base.evolution, population=64, chunk=4, sigma=0.2, learning_rate=0.05, adam_b1=0.9),
+        evolution=replace(base.evolution, population=64, sigma=0.2, learning_rate=0.05, adam_b1=0.9),
     )
 
 

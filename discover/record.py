@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import learned_objectives as lo
+from discover.chunks import chunk_of
 from discover.recipe import Recipe
 
 
@@ -28,7 +29,7 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
 
 def depends_on(recipe: Recipe) -> dict[str, Any]:
     """All that the bits of a run depend on but its recipe and seed: where one of these differs, rounding may."""
-    chunk = getattr(recipe, recipe.method).chunk
+    chunk = chunk_of(recipe)
     return made_with() | {"chunk": chunk} | ({} if chunk else {"devices": jax.device_count()})
 
 

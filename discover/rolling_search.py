@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ from discover.agent import AgentState, diverged
 from discover.evolution_search import EvolutionSearch, summarise
 from discover.parallel import free
 from discover.recipe import Recipe
-from discover.search import MetaState, Setting, as_known
+from discover.search import MetaState, Setting, as_known, like
 
 PyTree = Any
 
@@ -43,9 +44,9 @@ class RollingSearch(EvolutionSearch):
     Reference: Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180; the mean moves here while a life goes on.
     """
 
-    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
-        super().__init__(recipe, template)
-        c = recipe.evolution
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None, devices: Sequence[Any] | None = None):
+        super().__init__(recipe, template, devices)
+        c = self.recipe.evolution
         if recipe.total_steps is None:
             raise ValueError("evolution.window needs lives of one length: give total_steps.")
         if c.strategy != "Open_ES":
@@ -55,7 +56,7 @@ class RollingSearch(EvolutionSearch):
                 f"with evolution.window, chunk must divide the {c.population // 2} pairs, and is {c.chunk}."
             )
         chunks = 1 if c.chunk is None else c.population // 2 // c.chunk
-        self.devices = parallel.devices_for(chunks)
+        self.devices = parallel.devices_for(chunks, self.available)
         self.windows = -(-self.settings[0].tasks.longest // (c.window or 1))  # in a life
 
     def began(self, generation: int) -> np.ndarray:
@@ -178,7 +179,8 @@ class RollingSearch(EvolutionSearch):
 
     def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
         began = self.began(0)
-        population, _ = self._perturbed(free(state.search.strategy), state.generation, began)
+        strategy = like(state, free)(state.search.strategy)
+        population, _ = like(state, self._perturbed)(strategy, state.generation, began)
         return {
             name: (window, (None, (population, state.search.lives[e], self._life_keys(e, began))))
             for e, (name, window) in enumerate(zip(self.recipe.envs, self._windows, strict=True))

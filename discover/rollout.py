@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from discover.networks import Networks
+from discover.plan import CPU, Plan
 from discover.team import gathered, own
 from learned_objectives import Rollout
 
@@ -146,6 +147,7 @@ def rollout(
     num_steps: int,
     num_starts: int,
     discount: float,
+    plan: Plan = CPU,
     shards: int = 1,
 ) -> tuple[EnvCarry, Rollout]:
     """Act for T steps in B environments, which reset themselves.
@@ -166,7 +168,7 @@ def rollout(
     start_keys = own(jax.random.split(start_key, (num_starts, num_envs)), shards, 1)
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
     small = carry.obs[0].size <= SMALL
-    restart = restarts(env, env_params, start_keys, at_once=at_once(carry.obs[0].size, num_starts, num_steps))
+    restart = restarts(env, env_params, start_keys, at_once=at_once(plan, carry.obs[0].size, num_starts, num_steps))
 
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
@@ -212,10 +214,10 @@ def rollout(
     return carry, seen._replace(reward=reward)
 
 
-def at_once(size: int, num_starts: int, num_steps: int) -> bool:
-    """Whether `restarts` draws all starts before the first step: where observations of `size` numbers are small; where starts are
-    fewer than steps, each to be made once because it is dear; and where nobody has measured what a branch in a loop costs."""
-    return size <= SMALL or num_starts < num_steps or jax.default_backend() != "cpu"
+def at_once(plan: Plan, size: int, num_starts: int, num_steps: int) -> bool:
+    """Whether `restarts` draws all starts before the first step: where starts are fewer than steps, and where the plan says so
+    of observations of `size` numbers."""
+    return num_starts < num_steps or plan.eager_starts is None or size <= plan.eager_starts
 
 
 def restarts(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,9 @@ import numpy as np
 import learned_objectives as lo
 from discover import parallel, processes
 from discover.console import tell
-from discover.evolution_search import EvolutionSearch
-from discover.gradient_search import GradientSearch
+from discover.fit import recorded_chunk, settled
 from discover.modes import plain_jax
-from discover.recipe import Recipe, recipe_of
+from discover.recipe import Recipe, recipe_in
 from discover.recipes import get
 from discover.record import (
     Writers,
@@ -33,21 +32,13 @@ from discover.record import (
     provenance,
     show,
 )
-from discover.rolling_search import RollingSearch
 from discover.search import MetaState, Search
+from discover.searches import START, search_for
 from discover.statistics import Interval, interval, paired_improvement
 from discover.store import Store, open_run
 
-SEARCHES: dict[str, type[Search]] = {
-    "evolution": EvolutionSearch,
-    "rolling": RollingSearch,
-    "metagrad": GradientSearch,
-}
-
-
 PyTree = Any
 
-START = "start.safetensors"  # in a run's directory, if its recipe starts from what another found
 OFTEN = 5.0  # seconds: meta-gradient steps are quick, and need no line each
 
 
@@ -61,11 +52,21 @@ class Result(NamedTuple):
 
 
 @plain_jax()
-def meta_train(recipe: Recipe | str, out: str | Path, *, wandb: bool = False, quiet: bool = False) -> Result:
+def meta_train(
+    recipe: Recipe | str,
+    out: str | Path,
+    *,
+    devices: Sequence[Any] | None = None,
+    wandb: bool = False,
+    quiet: bool = False,
+) -> Result:
     """Search for an objective. The same call on the same `out` resumes, exactly. `recipe`: a Recipe, or the name of one.
 
     Leaves in `out`: recipe.json, metrics.jsonl, checkpoints/, tensorboard/ and objective.safetensors, the best evaluated
     mean with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in flight, with a checkpoint.
+
+    `devices`: those that run the lives, of all processes (default: all there are). A chunk "auto" becomes the number that suits
+    them when the run begins; recipe.json has that number, and a run that goes on keeps it.
 
     On several processes (`jax.distributed.initialize`, before discover is imported) each makes the same call; `out` is the
     first one's, and the rows of the result are there alone.
@@ -84,11 +85,13 @@ def meta_train(recipe: Recipe | str, out: str | Path, *, wandb: bool = False, qu
     if wandb and processes.first():
         import_wandb()
     with processes.watched():
-        return _meta_train(recipe, out, wandb, quiet)
+        return _meta_train(recipe, out, devices, wandb, quiet)
 
 
-def _meta_train(recipe: Recipe, out: str | Path, wandb: bool, quiet: bool) -> Result:
-    search = search_for(recipe, Path(out))
+def _meta_train(recipe: Recipe, out: str | Path, devices: Sequence[Any] | None, wandb: bool, quiet: bool) -> Result:
+    before = recorded_chunk(recipe, Path(out))
+    search = search_for(settled(recipe, Path(out), devices), Path(out), devices)
+    recipe = search.recipe
     processes.agree("recipe or start", zlib.crc32(f"{recipe} {fingerprint(search.template)}".encode()) >> 1)
     with (
         open_run(out, recipe) if processes.first() else nullcontext() as store,
@@ -96,7 +99,7 @@ def _meta_train(recipe: Recipe, out: str | Path, wandb: bool, quiet: bool) -> Re
     ):
         if store is not None and recipe.starts_elsewhere and not (store.path / START).exists():
             lo.save(search.template, store.path / START)
-        loop = _Loop(search, store, quiet, wandb)
+        loop = _Loop(search, store, quiet, wandb, before if before > 0 else None)
         try:
             stopped = loop.run(stop)
         finally:
@@ -105,19 +108,6 @@ def _meta_train(recipe: Recipe, out: str | Path, wandb: bool, quiet: bool) -> Re
         if processes.several():
             processes.meet()  # the others would end, and take the first one's writing for its death
         return Result(loop.state.best, Path(out), store.rows() if store is not None else [], stopped)
-
-
-def recipe_in(out: str | Path) -> Recipe:
-    """The recipe of the run in a directory. Raises ValueError if there is none, or one of another version."""
-    path = Path(out) / "recipe.json"
-    try:
-        recipe = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        raise ValueError(f"{out} holds no run: there is no readable {path.name} in it.") from None
-    try:
-        return recipe_of({"recipe": recipe})
-    except ValueError as error:
-        raise ValueError(f"{path} is no recipe of this version: {error}") from None
 
 
 @plain_jax()
@@ -130,15 +120,6 @@ def last_state(out: str | Path) -> tuple[Search, MetaState]:
     if found is None:
         raise ValueError(f"{out} holds no checkpoint that can be read: let the run make one.")
     return search, search.placed(parallel.dress(found[1], state))
-
-
-def search_for(recipe: Recipe, out: Path | None = None) -> Search:
-    """The search of a recipe. One that starts from what another found does so from a copy in its own directory, once it has one:
-    what lies elsewhere may change, or go."""
-    kind = SEARCHES["rolling" if recipe.rolls else recipe.method]
-    if out is not None and recipe.starts_elsewhere and (out / START).exists():
-        return kind(recipe, lo.load(out / START))
-    return kind(recipe)
 
 
 def _resuming(path: Path, generation: int, generations: int) -> str:
@@ -191,14 +172,15 @@ class _Loop:
     Of several processes the first alone has a store, and a writer; the others do as it does, and say nothing.
     """
 
-    def __init__(self, search: Search, store: Store | None, quiet: bool, wandb: bool):
+    def __init__(self, search: Search, store: Store | None, quiet: bool, wandb: bool, chunk_before: int | None):
+        """`chunk_before`: with which the checkpoints of this run, if there are any, were written."""
         self.search, self.store, self.quiet = search, store, quiet or store is None
         self.recipe = search.recipe
         self.state = search.init()
-        restored = self._restored()
+        restored = self._restored(chunk_before)
         self.anew = restored is None
         if restored is not None:
-            self.state = search.placed(parallel.dress(restored[1], self.state))
+            self.state = search.placed(search.regrouped(parallel.dress(restored[1], self.state)))
         if store is not None and restored is not None:
             self._say(_resuming(store.path, restored[0], self.recipe.generations))
             store.forget_after(restored[0])
@@ -215,9 +197,9 @@ class _Loop:
         known = [] if self.store is None else [row["depends_on"] for row in self.store.rows() if "depends_on" in row]
         return {} if known[-1:] == [here] else {"depends_on": here}
 
-    def _restored(self) -> tuple[int, PyTree] | None:
+    def _restored(self, chunk_before: int | None) -> tuple[int, PyTree] | None:
         """(generation, state) of the newest readable checkpoint, as the first process found it."""
-        template = parallel.bare(self.state)
+        template = parallel.bare(self.search.regrouped(self.state, chunk_before))
         found = None if self.store is None else self.store.restore(template)
         generation = int(processes.told(np.int32(-1 if found is None else found[0])))
         if generation < 0:

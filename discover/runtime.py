@@ -31,13 +31,16 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-@lru_cache(maxsize=1)
-def compiler_options() -> dict[str, Any]:
-    """For every jitted life. The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of
-    tiny operations, and can deadlock on batched factorisations; the one that saves memory leaves the fewest of them for two
-    threads to argue over (measured, CartPole's rollouts: 8.2, 8.1 and 6.5 microseconds a step with it, the default and that).
-    LLVM's last level of optimisation makes no life quicker, and compilation longer by a tenth to a third."""
-    if jax.default_backend() != "cpu":
+@lru_cache(maxsize=4)
+def compiler_options(platform: str) -> dict[str, Any]:
+    """For every jitted life, on devices of a platform; none but for CPUs.
+
+    The concurrency-optimised CPU scheduler costs more than it gains on programs made of thousands of tiny operations, and can
+    deadlock on batched factorisations. The scheduler that saves memory is quickest (measured, CartPole's rollouts: 8.2, 8.1 and
+    6.5 microseconds a step with it, the default and that). LLVM's last level of optimisation makes no life quicker, and
+    compilation longer by a tenth to a third.
+    """
+    if platform != "cpu":
         return {}
     level = (
         {}

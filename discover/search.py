@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,9 @@ import learned_objectives as lo
 from discover import curriculum as cu
 from discover import parallel
 from discover.agent import Agent, AgentState, Task, diverged
+from discover.chunks import chunk_of, usual_chunk, with_chunk
 from discover.parallel import free
+from discover.plan import plan_for
 from discover.recipe import Recipe, purpose_key
 from discover.record import number
 
@@ -85,6 +88,12 @@ def life_fitness(setting: Setting, objective: lo.Objective, task: Task, key: jax
     return jnp.where(diverged(state) | ~jnp.isfinite(fitness), jnp.nan, fitness)
 
 
+def like(state: PyTree, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`fn`; or, where the leaves of `state` are shapes, what `fn` would return as shapes."""
+    abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(state))
+    return partial(jax.eval_shape, fn) if abstract else fn
+
+
 def as_known(state: AgentState, returned: jax.Array) -> jax.Array:
     """A mean training return; that of the episodes in play where none has ever ended."""
     return jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
@@ -117,11 +126,19 @@ class Search:
     Every key is a function of (seed, purpose, generation, pair or member, life).
     """
 
-    def __init__(self, recipe: Recipe, template: lo.Objective | None = None):
-        """`template`: the objective of generation 0, if it is not to be made by the recipe."""
+    def __init__(self, recipe: Recipe, template: lo.Objective | None = None, devices: Sequence[Any] | None = None):
+        """`template`: the objective of generation 0, if it is not to be made by the recipe. `devices`: default all.
+
+        Devices of another machine, which JAX can compile for and not run on, are allowed: see `programs`.
+        """
         self.recipe = recipe
+        self.available = list(devices or jax.devices())
+        self.plan = plan_for(self.available)
         self.template = recipe.template() if template is None else template
         self.settings = tuple(self._settings())
+        if chunk_of(recipe) == "auto":
+            fills_cache = any(setting.agent.fills_cache for setting in self.settings)
+            self.recipe = with_chunk(recipe, usual_chunk(recipe, self.plan, fills_cache=fills_cache))
 
     def _settings(self):
         recipe, num_fixed = self.recipe, None
@@ -130,7 +147,7 @@ class Search:
         rates = recipe.learning_rates or (recipe.agent.learning_rate,) * len(recipe.envs)
         for name, rate in zip(recipe.envs, rates, strict=True):
             env, _ = envs.make(name)
-            agent = Agent.fit(env, recipe.agent, self.template)
+            agent = Agent.fit(env, recipe.agent, self.template, self.plan)
             tasks = cu.Tasks(agent, recipe.total_steps, rate, num_fixed, recipe.seed)
             episodes = recipe.fitness_episodes or (None if recipe.total_steps else 64)
             yield Setting(agent, tasks, episodes)
@@ -157,7 +174,10 @@ class Search:
         raise NotImplementedError
 
     def programs(self, state: MetaState) -> dict[str, tuple[Any, tuple]]:
-        """What a step mostly runs, by name: (program, arguments of the right shapes). For a look at its memory and time."""
+        """What a step mostly runs, by name: (program, arguments). For a look at its memory and time.
+
+        Of a state of shapes, as `jax.eval_shape(search.init)` gives, the arguments are shapes too, and nothing is run.
+        """
         raise NotImplementedError
 
     def mean(self, state: MetaState) -> lo.Objective:
@@ -167,6 +187,10 @@ class Search:
     def describe(self, state: MetaState) -> dict[str, Any]:
         """What to log of the search itself."""
         return {"mean_norm": number(optax.tree.norm(self.mean(state)))}
+
+    def regrouped(self, state: MetaState, chunk: int | None = None) -> MetaState:
+        """The state as it is kept with another chunk (default: this search's own)."""
+        return state
 
     def placed(self, state: MetaState) -> MetaState:
         """A state from a checkpoint, on the devices that `generation` expects it on."""
@@ -178,6 +202,12 @@ class Search:
     def env_steps(self, state: MetaState) -> int:
         """Environment steps that agents learned from so far, evaluations included."""
         return int(state.updates) * self.recipe.agent.steps_per_update
+
+    @property
+    def evaluation_chunk(self) -> int | None:
+        """Lives of an evaluation that a device trains side by side."""
+        chunk = self.recipe.evolution.chunk
+        return (self.plan.chunk if self.recipe.method == "metagrad" else None) if chunk == "auto" else chunk
 
     @cached_property
     def _lengths(self):
@@ -200,7 +230,7 @@ class Search:
                 task_key, life_key = keys
                 return life_fitness(setting, objective, unseen(task_key), life_key)
 
-            return parallel.spread(life, chunk=self.recipe.evolution.chunk)
+            return parallel.spread(life, chunk=self.evaluation_chunk, devices=self.available)
 
         return [program(setting) for setting in self.settings]
 
@@ -217,7 +247,9 @@ class Search:
             task_keys = jax.random.split(jax.random.fold_in(task_key, e), seeds)
             lengths = np.asarray(self._held_out_lengths[e](task_keys))
             updates += int(lengths.sum())
-            returns.append(dealt(evaluation, mean, (task_keys, keys), lengths, self.recipe.evolution.chunk))
+            returns.append(
+                dealt(evaluation, mean, (task_keys, keys), lengths, self.evaluation_chunk, len(self.available))
+            )
         returns = free(jnp.stack(returns))
         state = state.replace(updates=state.updates + updates)
         return self._keep_best(state, mean, returns), returns
@@ -252,10 +284,10 @@ class Search:
         return keep_best
 
 
-def dealt(program, shared: PyTree, items: PyTree, cost: np.ndarray, chunk: int | None) -> jax.Array:
-    """`program`, made by `spread`, over items whose costs differ."""
+def dealt(program, shared: PyTree, items: PyTree, cost: np.ndarray, chunk: int | None, num_devices: int) -> jax.Array:
+    """`program`, made by `spread` for so many devices, over items whose costs differ."""
     if (cost == cost[0]).all():
         return program(shared, items)
-    order = parallel.deal(cost, chunk)
+    order = parallel.deal(cost, chunk, num_devices)
     outs = free(program(shared, jax.tree.map(lambda x: x[order], items)))
     return jnp.zeros((len(cost), *outs.shape[1:]), outs.dtype).at[order].set(outs)

@@ -25,7 +25,8 @@ from discover.settings import flatten, rebuild
 
 PyTree = Any
 
-MAY_CHANGE = ("generations", "checkpoint_every")  # between a run and its resumption
+# Between a run and its resumption. Another chunk may round otherwise, and the log says from which generation on.
+MAY_CHANGE = ("generations", "checkpoint_every", "evolution.chunk", "metagrad.chunk")
 
 
 class RunError(ValueError):

@@ -22,8 +22,8 @@ from unittest import mock
 
 from jax import monitoring
 
-from discover import cli, run
-from discover.run import SEARCHES
+from discover import cli, run, searches
+from discover.searches import SEARCHES
 from discover.store import Store
 
 REPO = Path(__file__).parents[1]
@@ -225,7 +225,7 @@ def compiled(recipe):
     return search
 
 
-def sharing_programs(recipe, template=None):
+def sharing_programs(recipe, template=None, devices=None):
     """A search whose programs are compiled once for all tests: how long a run is does not enter them."""
     search = copy.copy(compiled(dataclasses.replace(recipe, generations=1, checkpoint_every=1)))
     search.recipe = recipe
@@ -236,7 +236,7 @@ def sharing_programs(recipe, template=None):
 def search(out, **changes):
     """The same run in this process."""
     still = mock.patch.dict(os.environ, GIT_DIR=os.devnull)
-    with still, mock.patch.object(run, "SEARCHES", dict.fromkeys(SEARCHES, sharing_programs)):
+    with still, mock.patch.object(searches, "SEARCHES", dict.fromkeys(SEARCHES, sharing_programs)):
         return run.meta_train(recipe(**changes), out, quiet=True)
 
 

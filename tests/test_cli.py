@@ -459,7 +459,7 @@ def test_plot_draws_elsewhere_if_asked(here, a_run):
 
 
 def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.run.SEARCHES", {"evolution": crash.sharing_programs})
+    monkeypatch.setattr("discover.searches.SEARCHES", {"evolution": crash.sharing_programs})
     assert cli.main(crash.arguments("run", generations=1)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"
@@ -469,7 +469,7 @@ def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
 
 
 def test_a_run_is_resumed_by_its_directory(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.run.SEARCHES", {"evolution": crash.sharing_programs})
+    monkeypatch.setattr("discover.searches.SEARCHES", {"evolution": crash.sharing_programs})
     assert cli.main(crash.arguments("run", generations=1)) == 0
     first = (here / "run" / "objective.safetensors").read_bytes()
     assert cli.main(["resume", "run"]) == 0

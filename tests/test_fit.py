@@ -3,10 +3,16 @@
 from functools import cache
 
 import crash
+import jax
+import numpy as np
 import pytest
 
-from discover import cli, fit
+from discover import chunks, cli, fit, recipes, run
 from discover.dry_run import dry_run
+from discover.metagrad import MetaGradConfig
+from discover.plan import CPU
+from discover.recipe import recipe_in
+from discover.searches import search_for
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,61 @@ def test_a_dry_run_touches_nothing(tmp_path, monkeypatch, capsys):
 def test_a_run_keeps_the_chunk_it_began_with(tmp_path):
     out = tmp_path / "run"
     assert cli.main([*crash.arguments(out, generations=1), "--fit"]) == 0
-    assert cli._fitted(crash.recipe(), out).evolution.chunk == 1  # two pairs on four devices
+    assert fit.fitted(crash.recipe(), out).evolution.chunk == 1  # two pairs on four devices
     (out / "recipe.json").write_text((out / "recipe.json").read_text().replace('"chunk": 1', '"chunk": 2'))
-    assert cli._fitted(crash.recipe(), out).evolution.chunk == 2
+    assert fit.fitted(crash.recipe(), out).evolution.chunk == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"),
+    [
+        ("quickstart", 4),
+        ("lpo_small", 1),
+        ("ta_lpg_small", 4),
+        ("lpg_small", 8),
+        ("groove_small", 8),
+        ("lpg", 8),
+        ("ta_lpg", 4),
+    ],
+)
+def test_the_usual_chunks_of_cpus_are_those_that_were_measured(name, chunk):
+    recipe = recipes.get(name)
+    fills_cache = recipe.agent.hidden == (64, 64) and "MinAtar" in recipe.envs[0]
+    assert chunks.usual_chunk(recipe, CPU, fills_cache=fills_cache) == chunk
+
+
+@pytest.mark.parametrize(("members", "chunk"), [(32, 8), (12, 6), (7, 7), (22, 2)])
+def test_a_usual_chunk_of_members_divides_them(members, chunk):
+    recipe = recipes.replace(recipes.lpg_small(), metagrad=MetaGradConfig(members=members))
+    assert chunks.usual_chunk(recipe, CPU) == chunk
+
+
+def test_a_run_records_the_number_that_auto_became_and_keeps_it(tmp_path):
+    """Eight pairs: four side by side. Then three, when it is asked for; a chunk that is not named stays."""
+    out, few = tmp_path / "run", {"evolution.population": 16, "total_steps": 256, "evaluation_seeds": 2}
+    kept = []
+    for generations, changes in ((1, {}), (2, {"evolution.chunk": 3}), (3, {})):
+        recipe = crash.recipe(**few, **({"evolution.chunk": "auto"} | changes), generations=generations)
+        rows = run.meta_train(recipe, out, quiet=True).rows
+        kept.append(
+            (recipe_in(out).evolution.chunk, [row["depends_on"]["chunk"] for row in rows if "depends_on" in row])
+        )
+    assert kept == [(4, [4]), (3, [4, 3]), (3, [4, 3])]
+
+
+def test_members_go_on_in_groups_of_another_size(tmp_path):
+    """What a member is does not depend on its group: two steps in groups of two, or one and then one in groups of four."""
+    few = {"evaluate_every": 9, "curriculum.kind": "uniform"}
+    alone = run.meta_train(crash.recipe(of="groove", generations=2, **few), tmp_path / "alone", quiet=True)
+    run.meta_train(crash.recipe(of="groove", generations=1, **few), tmp_path / "run", quiet=True)
+    changed = crash.recipe(of="groove", generations=2, **few, **{"metagrad.chunk": 4})
+    found = run.meta_train(changed, tmp_path / "run", quiet=True)
+    for a, b in zip(jax.tree.leaves(found.objective), jax.tree.leaves(alone.objective), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert recipe_in(tmp_path / "run").metagrad.chunk == 4
+
+
+def test_of_two_devices_the_named_one_is_used(tmp_path):
+    search = search_for(crash.recipe(), devices=jax.devices()[1:2])
+    ((program, arguments),) = search.programs(search.init()).values()
+    assert {d.id for d in program(*arguments).devices()} == {jax.devices()[1].id}

@@ -18,8 +18,7 @@ import tyro
 
 import learned_objectives as lo
 from discover import cli
-from discover.recipe import Recipe
-from discover.run import recipe_in
+from discover.recipe import Recipe, recipe_in
 from discover.store import RunError, open_run
 from learned_objectives import library
 

@@ -11,7 +11,8 @@ import pytest
 import discover
 from discover import AgentConfig, EvolutionConfig, Recipe
 from discover.rolling_search import RollingSearch
-from discover.run import SEARCHES, last_state
+from discover.run import last_state
+from discover.searches import SEARCHES
 
 EVOLUTION = EvolutionConfig(population=8, window=2, shaping="pairwise", sigma=0.1, chunk=2)
 ROLLING = Recipe(
@@ -43,7 +44,7 @@ def search():
 
 @pytest.fixture(scope="module")
 def meta_train(search):
-    def sharing_programs(recipe):
+    def sharing_programs(recipe, template=None, devices=None):
         shared = copy.copy(search)
         shared.recipe = recipe
         return shared

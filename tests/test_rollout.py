@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import envs
+from discover.plan import CPU
 from discover.rollout import at_once, restarts
 
 T, B = 6, 3
@@ -82,6 +83,6 @@ def test_starts_may_have_types_of_their_own(early):
 
 def test_large_observations_wait_for_their_step():
     """400 numbers, as in Breakout; but not where a reset is dear, and made once a rollout."""
-    assert not at_once(400, num_starts=128, num_steps=128)
-    assert at_once(4, num_starts=128, num_steps=128)
-    assert at_once(400, num_starts=1, num_steps=128)
+    assert not at_once(CPU, 400, num_starts=128, num_steps=128)
+    assert at_once(CPU, 4, num_starts=128, num_steps=128)
+    assert at_once(CPU, 400, num_starts=1, num_steps=128)

@@ -14,7 +14,8 @@ from discover.plots.curves import search_curve
 from discover.plots.drifts import drift_landscape
 from discover.plots.rules import credit, targets
 from discover.plots.worlds import favourites
-from discover.run import last_state, recipe_in
+from discover.recipe import recipe_in
+from discover.run import last_state
 from discover.store import read_rows
 from discover.train import resolve_objective
 from envs import levels, make
