@@ -153,7 +153,7 @@ class Agent:
 
     @cached_property
     def learner(self) -> Learner:
-        return Learner(self.networks, self.config, self.shards, self._row_shards)
+        return Learner(self.networks, self.config, self.shards, self._row_shards, self.plan.flat_rows)
 
     def task(self, env_params: PyTree, total_steps: int) -> Task:
         """A life of as many whole rollouts as `total_steps` holds."""

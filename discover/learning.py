@@ -27,6 +27,7 @@ class Learner:
     config: AgentConfig
     shards: int = 1  # devices that share this life; see `learn` for what each of them does
     row_shards: int = 1  # those that share its environments, and with them the rows of a rollout
+    flat_rows: bool = False  # whether minibatches are gathered from observations as vectors: see `minibatches`
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -97,10 +98,11 @@ class Learner:
 
     def _learn_together(self, objective, progress, params, opt_state, flat, rate, order):
         vector, unpack = self._packed(params)
+        take, take_met = (minibatches(tree, self.flat_rows) for tree in (flat, (flat[0].obs, flat[0].action)))
 
         def slope(vector, index):
-            batch, met = rows(flat, index), (flat[0].obs, flat[0].action)
-            mine = team.own(met, self.shards) if index is None else rows(met, team.own(index, self.shards))
+            batch = take(index)
+            mine = team.own(take_met(None), self.shards) if index is None else take_met(team.own(index, self.shards))
             outputs, backward = jax.vjp(lambda v: self._outputs(unpack(v), *mine), vector)
 
             def loss(outputs):
@@ -123,11 +125,13 @@ class Learner:
             critic = self.networks.critic({"critic": critic}, rollout.obs)
             return objective.critic_loss(critic, rollout, targets, progress)
 
+        take = minibatches(flat, self.flat_rows)
+
         def learn(name, loss):
             vector, unpack = self._packed(params[name])
 
             def slope(vector, index):
-                return jax.grad(lambda v: loss(unpack(v), *rows(flat, index)), has_aux=True)(vector)
+                return jax.grad(lambda v: loss(unpack(v), *take(index)), has_aux=True)(vector)
 
             (vector, state), metrics = self._descend(slope, vector, opt_state[name], rate, order)
             return (unpack(vector), state), metrics
@@ -173,9 +177,22 @@ def require_separable(objective: Objective) -> None:
         )
 
 
-def rows(tree: PyTree, index: jax.Array | None) -> PyTree:
-    """Those rows of every leaf; None: all of them."""
-    return tree if index is None else jax.tree.map(lambda x: x[index], tree)
+def minibatches(tree: PyTree, flat: bool) -> Callable[[jax.Array | None], PyTree]:
+    """index -> those rows of every leaf [N, ...]; None: all of them.
+
+    `flat`: rows are gathered as vectors. A TPU's memory has tiles of 8 x 128 numbers: it pads images of few channels, and its
+    compiler refuses gathers of many of them (measured by compiling `lpo_minatar` for v5e).
+    """
+    if not flat:
+        return lambda index: tree if index is None else jax.tree.map(lambda x: x[index], tree)
+    vectors = jax.tree.map(lambda x: x.reshape(len(x), -1) if x.ndim > 2 else x, tree)
+
+    def take(index):
+        if index is None:
+            return tree
+        return jax.tree.map(lambda v, x: v[index].reshape(*index.shape, *x.shape[1:]), vectors, tree)
+
+    return take
 
 
 def norm(tree: PyTree) -> jax.Array:
