@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: quickstart test check bench notebooks clean
+.PHONY: quickstart test check bench notebooks accelerators wheels clean
 
 quickstart: .venv/ready
 	$(BIN)/discover quickstart
@@ -27,6 +27,16 @@ bench: .venv/ready-dev
 
 notebooks: .venv/ready-dev
 	$(BIN)/python notebooks/build.py --small
+
+# Compiles every recipe for TPUs that need not be there: the extra tpu-compile brings the compiler. An hour on two cores.
+accelerators: .venv/ready-dev
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[dev,tpu-compile]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,tpu-compile]'; fi
+	$(BIN)/python -m benchmarks.accelerators --compile v5e:2x2 v5e:4x4
+
+# What a machine with an accelerator and without a network needs: benchmarks/wheels.py.
+wheels: .venv/ready-dev
+	$(BIN)/python -m benchmarks.wheels
 
 clean:
 	rm -rf .venv .jax_cache .pytest_cache .ruff_cache

@@ -61,16 +61,17 @@ def device(tiny: bool) -> None:
     print_row(copy_gb_per_s=2 * x.nbytes / min(stopwatch(lambda: copy(x)) for _ in range(5)) / 1e9)
 
 
-def ten_updates(path: str) -> None:
-    """Parameters and returns after ten updates of each objective, into an npz file."""
+def ten_updates(path: str, tiny: bool) -> None:
+    """Parameters and returns after ten updates of each objective, or two of one in a dry run, into an npz file."""
     import jax
 
     import discover
 
     found = {}
-    for name, env in OBJECTIVES.items():
-        steps = 10 * discover.usual_setup(env).agent.steps_per_update
-        result = discover.train(name, env, total_steps=steps, num_seeds=2, num_evals=10)
+    count, chosen = (2, {"ppo": "CartPole-v1"}) if tiny else (10, OBJECTIVES)
+    for name, env in chosen.items():
+        steps = count * discover.usual_setup(env).agent.steps_per_update
+        result = discover.train(name, env, total_steps=steps, num_seeds=2, num_evals=count)
         found[f"{name} returns"] = result.returns
         leaves = jax.tree.leaves(result.state.params)
         found[f"{name} parameters"] = np.concatenate([np.asarray(x).reshape(2, -1) for x in leaves], 1)
@@ -84,9 +85,16 @@ def updates(tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         there, here = (os.path.join(directory, name) for name in ("cpu.npz", "here.npz"))
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-m", "benchmarks.accelerator_stages", "ten_updates", there]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.accelerator_stages",
+            "ten_updates",
+            there,
+            *(["--tiny"] if tiny else []),
+        ]
         child = subprocess.Popen(command, env=environment)
-        ten_updates(here)
+        ten_updates(here, tiny)
         child.wait()
         a, b = np.load(here), np.load(there)
         for name in a.files:
@@ -117,7 +125,10 @@ def probes(tiny: bool) -> None:
         "ignore",
         "tests/test_agent.py",
     ]
-    command += ["-k", "(truncation or termination or observation_action) and (critic or policy)"]
+    command += [
+        "-k",
+        "truncation and critic" if tiny else "(truncation or termination or observation_action) and (critic or policy)",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print_row(probes=done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:])
     sys.exit(done.returncode)
@@ -207,6 +218,8 @@ def profile(tiny: bool) -> None:
     import discover
 
     for env, agents in (("CartPole-v1", 1024), ("Breakout-MinAtar", 256)):
+        if tiny and env != "CartPole-v1":
+            return
         agents = 2 if tiny else agents
         steps = 2 * discover.usual_setup(env).agent.steps_per_update
 
@@ -255,7 +268,7 @@ def main() -> None:
     p.add_argument("--seconds", type=float, default=60.0)
     args = p.parse_args()
     if args.stage == "ten_updates":
-        ten_updates(args.argument)
+        ten_updates(args.argument, args.tiny)
     elif args.stage == "search":
         search(args.argument, args.tiny)
     elif args.stage == "leg":

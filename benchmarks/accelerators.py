@@ -37,8 +37,7 @@ TPU = {  # what libtpu wants to know of a machine without a TPU
 }
 
 # Updates that are timed, by the number of agents: enough for a second or more on a card.
-UPDATES = {1: 40, 64: 40, 1024: 20, 4096: 8}
-TINY = 32  # divisor of the number of agents and members in a dry run
+UPDATES = {1: 40, 2: 2, 64: 40, 1024: 20, 4096: 8}  # two agents: in a dry run
 
 
 class Stage(NamedTuple):
@@ -55,8 +54,9 @@ def stages(tiny: bool, leg: Path | None = None) -> list[Stage]:
     """All stages, the most wanted first. `leg`: a run that the last one goes on with."""
     small = ("--tiny",) if tiny else ()
     ours = "benchmarks.accelerator_stages"
-    rows = [life(CARTPOLE, n, tiny) for n in (1, 64, 1024)] + [life(BREAKOUT, n, tiny) for n in (1, 64, 1024)]
-    largest = [life(CARTPOLE, 4096, tiny), life(BREAKOUT, 4096, tiny)]
+    sizes = (2,) if tiny else (1, 64, 1024)
+    rows = [life(row, n) for row in (CARTPOLE, BREAKOUT) for n in sizes]
+    largest = [] if tiny else [life(CARTPOLE, 4096), life(BREAKOUT, 4096)]
     return [
         Stage("device", ours, ("device", *small), 45),
         Stage("updates", ours, ("updates", *small), 90),
@@ -66,7 +66,7 @@ def stages(tiny: bool, leg: Path | None = None) -> list[Stage]:
         Stage("ta_lpg", ours, ("search", "ta_lpg", *small), 90),
         Stage("lpg", ours, ("search", "lpg", *small), 90),
         Stage("groove", ours, ("search", "groove", *small), 90),
-        *(throughput("bare", row) for row in (rows[2], rows[5])),
+        *(throughput("bare", row) for row in rows if row.num_seeds == max(sizes)),
         Stage("profile", ours, ("profile", *small), 60),
         *(throughput(side, row) for row in largest for side in ("ours", "rejax")),
         Stage("lpo_brax", ours, ("search", "lpo_brax", *small), 150),
@@ -74,11 +74,9 @@ def stages(tiny: bool, leg: Path | None = None) -> list[Stage]:
     ]
 
 
-def life(row: Row, agents: int, tiny: bool) -> Row:
+def life(row: Row, agents: int) -> Row:
     """The row with so many agents, for so many updates as are timed."""
-    updates = 2 if tiny else UPDATES[agents]
-    agents = max(1, agents // TINY) if tiny else agents
-    return replace(row, num_seeds=agents, total_steps=updates * row.steps_per_update)
+    return replace(row, num_seeds=agents, total_steps=UPDATES[agents] * row.steps_per_update)
 
 
 def throughput(side: str, row: Row) -> Stage:
@@ -106,7 +104,7 @@ def measure_all(args: argparse.Namespace) -> int:
     for stage in chosen:
         left = args.seconds - (time.monotonic() - began)
         found = (
-            run(stage, min(stage.limit, left), args.peer_path, args.out)
+            run(stage, min(stage.limit, left), args.peer_path, args.out, args.tiny)
             if left > 10
             else {"error": "skipped: no time was left"}
         )
@@ -201,12 +199,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def run(stage: Stage, limit: float, peer_path: str | None, out: Path) -> dict[str, Any]:
+def run(stage: Stage, limit: float, peer_path: str | None, out: Path, tiny: bool = False) -> dict[str, Any]:
     """The rows that the stage printed and its seconds, and `error` where it did not end well."""
     if stage.peer and not peer_path:
         return {"error": "skipped: --peer-path was not given"}
     path = [str(ROOT), peer_path if stage.peer else os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in path if p)}
+    if tiny:  # quickly compiled, for nothing is timed
+        environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     command = [sys.executable, "-m", stage.module, *stage.arguments]
     if stage.name == "leg":
         command += ["--out", str(out.resolve()), "--seconds", str(limit - 30)]

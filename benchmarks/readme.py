@@ -1,4 +1,4 @@
-"""Fill the tables of README.md from results: `python -m benchmarks.readme`; with --check, exit with 1 if that would change it.
+"""Fill the tables of README.md and docs/ from results: `python -m benchmarks.readme`; with --check, exit with 1 for stale ones.
 
 A table stands between `<!-- name -->` and `<!-- /name -->`. Sources: benchmarks/results/returns-fresh.json, and
 returns.json as long as that is missing, for `drifts`, `claims` and `horizons`; worlds.json for `worlds` and `methods`.
@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,8 +168,52 @@ def methods(report: dict[str, Any]) -> str:
     return table(["comparison", "gain in IQM", "million steps of a search"], rows)
 
 
+def compiled(report: dict[str, Any]) -> str:
+    """What was compiled for TPUs, by recipe and topology."""
+    rows = [
+        [
+            row["recipe"],
+            row["topology"],
+            *(
+                [
+                    str(row["chunk"]),
+                    f"{row['memory'] / 1e9:.2f} GB",
+                    f"{row['flops_a_turn'] / 1e9:.3g} GFLOP, {row['bytes_a_turn'] / 1e9:.3g} GB",
+                    f"{row['flops_per_byte']:.2g}",
+                    f"{sum(x['count'] for x in row['collectives'].values()):.0f}",
+                    f"{row['results']:,}",
+                    f"{row['estimated_s']:.3g} s ({row['estimated_env_steps_per_s'] / 1e6:.3g}M)",
+                    f"{row['peak_s']:.2g} s",
+                    f"{row['compile_s']:.0f} s",
+                ]
+                if "error" not in row
+                else [row["error"]]
+            ),
+        ]
+        for row in report["recipes"]
+    ]
+    head = ["recipe", "TPU", "chunk", "memory a chip", "one turn", "FLOP/byte", "collectives", "bytes of results"]
+    return table([*head, "a step, estimated (env steps/s)", "at the peak rate", "compiled in"], rows)
+
+
+def scaling(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{row['devices']}",
+            f"{row['flops_a_turn']:.6g}",
+            f"{row['bytes_a_turn']:.6g}",
+            f"{row['memory'] / 1e9:.3f} GB",
+            f"{row['results']:,}",
+        ]
+        for row in report["weak_scaling"]
+    ]
+    return table(
+        ["chips", "FLOP a turn and chip", "bytes a turn and chip", "memory a chip", "bytes of fitness in all"], rows
+    )
+
+
 def parts() -> dict[str, str]:
-    """The text between each pair of markers."""
+    """The text between each pair of markers of README.md."""
     fresh = RESULTS / "returns-fresh.json"
     groups = json.loads((fresh if fresh.exists() else RESULTS / "returns.json").read_text())["groups"]
     report = json.loads((RESULTS / "worlds.json").read_text())
@@ -185,29 +230,41 @@ def parts() -> dict[str, str]:
     return {name: make() for name, make in made.items()}
 
 
+def parts_of_accelerators() -> dict[str, str]:
+    report = json.loads((RESULTS / "accelerators-compiled.json").read_text())
+    return {"compiled": compiled(report), "scaling": scaling(report)}
+
+
+PAGES: dict[Path, Callable[[], dict[str, str]]] = {
+    README: parts,
+    ROOT / "docs/accelerators.md": parts_of_accelerators,
+}
+
+
 def filled(text: str, made: dict[str, str]) -> str:
-    """The README with every part in its place. Raises ValueError for a part without a place."""
+    """A page with every part in its place. Raises ValueError for a part without a place."""
     for name, part in made.items():
         place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, count = place.subn(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
         if count != 1:
             raise ValueError(
-                f"README.md must have <!-- {name} --> and <!-- /{name} --> once, and has {count} such pairs."
+                f"the page must have <!-- {name} --> and <!-- /{name} --> once, and has {count} such pairs."
             )
     return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 1 if README.md is not up to date"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is not up to date")
     args = parser.parse_args()
-    before = README.read_text()
-    after = filled(before, parts())
-    if not args.check:
-        README.write_text(after)
-    return int(args.check and before != after)
+    stale = 0
+    for page, make in PAGES.items():
+        before = page.read_text()
+        after = filled(before, make())
+        stale += before != after
+        if not args.check:
+            page.write_text(after)
+    return int(args.check and stale > 0)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,18 @@ def settled(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | No
     return fit(recipe, devices=devices) if plan_for(devices).chunk is None else recipe
 
 
+def advice(recipe: Recipe, devices: Sequence[Any] | None = None) -> str:
+    """What to do where a step ran out of memory: the largest smaller chunk that should fit."""
+    devices, chunk = tuple(devices or jax.devices()), chunk_of(recipe)
+    flag = f"--{recipe.method}.chunk"
+    smaller = [size for size in sizes(recipe, len(devices)) if chunk is None or size < chunk]
+    for size in reversed(smaller):
+        need = needed(with_chunk(recipe, size), devices)
+        if need <= PART * free_memory(devices):
+            return f"{flag} {size} needs {need / 1e9:.2f} GB and should fit: the same command with it goes on"
+    return "No smaller chunk fits: take fewer environments (agent.num_envs) or shorter rollouts (agent.num_steps), in a new run"
+
+
 def fitted(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | None = None) -> Recipe:
     """The recipe with the chunk of the run in `out`, if there is a run, or else with the largest that fits, whatever it has."""
     recorded = recorded_chunk(recipe, out)

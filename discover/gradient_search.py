@@ -148,7 +148,8 @@ class GradientSearch(Search):
     def generation(self, state: MetaState) -> tuple[MetaState, dict[str, Any]]:
         c, search, index = self.recipe.metagrad, state.search, int(state.generation)
         grads, members, metrics = self._window(search.objective, search.members)
-        objective, opt_state, norm, left_out = self._apply(free(grads), search.objective, search.opt_state)
+        grads = parallel.replicated(grads, self.devices) if self.plan.gathers_on_device else free(grads)
+        objective, opt_state, norm, left_out = self._apply(grads, search.objective, search.opt_state)
         search = search.replace(objective=objective, opt_state=opt_state, members=members)
         metrics, ages, stops = free((metrics, members.state.num_updates, members.stop))
         broken = np.asarray(metrics.pop("diverged"))

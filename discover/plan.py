@@ -27,6 +27,9 @@ class Plan:
     )
     copies_transposed: bool = True  # whether the transposed factor of a weight's gradient is laid out anew in memory
     flat_rows: bool = False  # whether minibatches are gathered from a rollout's observations as vectors
+    gathers_on_device: bool = (
+        False  # whether gradients of all devices meet on the devices, and not in the host's memory
+    )
     chunk: int | None = 4  # pairs (or half as many members) side by side on a device; None: as many as its memory holds
     chosen_by: str = "measured"
 
@@ -38,6 +41,7 @@ GPU = Plan(
     splits_lives=False,
     eager_starts=None,
     copies_transposed=False,
+    gathers_on_device=True,
     chunk=None,
     chosen_by="defaults, with which an H200 was measured; no other choice was compared there",
 )

@@ -17,7 +17,7 @@ import numpy as np
 import learned_objectives as lo
 from discover import parallel, processes
 from discover.console import tell
-from discover.fit import recorded_chunk, settled
+from discover.fit import advice, recorded_chunk, settled
 from discover.modes import plain_jax
 from discover.recipe import Recipe, recipe_in
 from discover.recipes import get
@@ -35,7 +35,7 @@ from discover.record import (
 from discover.search import MetaState, Search
 from discover.searches import START, search_for
 from discover.statistics import Interval, interval, paired_improvement
-from discover.store import Store, open_run
+from discover.store import RunError, Store, open_run
 
 PyTree = Any
 
@@ -218,7 +218,7 @@ class _Loop:
             if stopped := processes.largest(stop[0] if stop else 0) or None:  # whoever of several was told
                 break
             began = time.monotonic()
-            self.state, seen = self.search.generation(self.state)
+            self.state, seen = self._generation(index)
             self._finish_generation(index, seen, began)
         index = int(self.state.generation)
         self._save(index)
@@ -229,6 +229,19 @@ class _Loop:
             for line in outcome(self.store.rows(), int(self.state.best_generation)):
                 self._say(line)
         return stopped
+
+    def _generation(self, index: int) -> tuple[MetaState, dict[str, Any]]:
+        """A step of the search. RunError, after a checkpoint of the state before it, where a device runs out of memory."""
+        try:
+            return self.search.generation(self.state)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        self._save(index - 1)
+        raise RunError(
+            f"A device ran out of memory in generation {index}; generation {index - 1} is saved. "
+            f"{advice(self.recipe, self.search.available)}."
+        )
 
     def _save(self, index: int) -> None:
         state = parallel.free(parallel.bare(self.state))

@@ -1,5 +1,6 @@
 """What a run would take is known before it runs."""
 
+import dataclasses
 from functools import cache
 
 import crash
@@ -9,10 +10,12 @@ import pytest
 
 from discover import chunks, cli, fit, recipes, run
 from discover.dry_run import dry_run
+from discover.evolution_search import EvolutionSearch
 from discover.metagrad import MetaGradConfig
 from discover.plan import CPU
 from discover.recipe import recipe_in
 from discover.searches import search_for
+from discover.store import RunError
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,44 @@ def test_of_two_devices_the_named_one_is_used(tmp_path):
     search = search_for(crash.recipe(), devices=jax.devices()[1:2])
     ((program, arguments),) = search.programs(search.init()).values()
     assert {d.id for d in program(*arguments).devices()} == {jax.devices()[1].id}
+
+
+def test_a_run_that_runs_out_of_memory_is_saved_and_says_which_chunk_fits(tmp_path, monkeypatch):
+    """The third generation does not fit with a chunk of 2; with 1 the run goes on where it was."""
+    few = {
+        "evolution.population": 8,
+        "total_steps": 256,
+        "evaluation_seeds": 2,
+        "checkpoint_every": 9,
+        "evaluate_every": 9,
+    }
+    generation = EvolutionSearch.generation
+
+    def limited(self, state):
+        if int(state.generation) >= 2 and self.recipe.evolution.chunk > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return generation(self, state)
+
+    monkeypatch.setattr(EvolutionSearch, "generation", limited)
+    recipe = crash.recipe(**few, **{"evolution.chunk": 2}, generations=3)
+    with pytest.raises(
+        RunError, match=r"in generation 3; generation 2 is saved. --evolution.chunk 1 needs .* GB and should fit"
+    ):
+        run.meta_train(recipe, tmp_path / "run", devices=jax.devices()[:1], quiet=True)
+    recipe = crash.recipe(**few, **{"evolution.chunk": 1}, generations=3)
+    rows = run.meta_train(recipe, tmp_path / "run", devices=jax.devices()[:1], quiet=True).rows
+    assert [row["generation"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_gradients_may_meet_on_the_devices(tmp_path):
+    """Two steps on four devices: but for rounding what they are by way of the host."""
+    found = []
+    for on_device in (False, True):
+        search = search_for(crash.recipe(of="groove", **{"metagrad.chunk": 2, "curriculum.kind": "uniform"}))
+        search.plan = dataclasses.replace(search.plan, gathers_on_device=on_device)
+        state = search.init()
+        for _ in range(2):
+            state, _ = search.generation(state)
+        found.append(jax.device_get((state.search.objective, state.search.opt_state)))
+        assert len(search.devices) == 4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
