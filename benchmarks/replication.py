@@ -4,8 +4,8 @@
     python -m benchmarks.replication DIRECTORY ...   # add the evaluations that these commands left
     python -m benchmarks.replication --cut           # measure the share of samples that PPO's clip cuts (`benchmarks/ratios.py`)
 
-Each form also makes the statistics again, writes benchmarks/results/replication.json, the figure, and what the cards of the shipped
-drifts say of it. No setting was chosen on these seeds.
+Each form also makes the statistics again, writes benchmarks/results/replication.json, the figure, and what the cards of the
+shipped drifts say of it. No setting was chosen on these seeds.
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) ->
     score += (
         ""
         if name == asked.baseline
-        else f"; and the probability that a seed returns more than one of {asked.baseline}'s"
+        else f"; and the probability that a seed returns more than one of {asked.baseline}'s, with Newcombe's score interval"
     )
     loses = [f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}."] if behind else []
     pooled = better_over_all(longest(comparison), name, asked.baseline)
