@@ -1,7 +1,8 @@
 """Fill the tables of README.md and docs/ from results: `python -m benchmarks.readme`; with --check, exit with 1 for stale ones.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`. Sources: benchmarks/results/returns-fresh.json, and
-returns.json as long as that is missing, for `drifts`, `claims` and `horizons`; worlds.json for `worlds` and `methods`.
+A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: replication.json for `drifts` and
+`claims`, returns.json for `horizons`, worlds.json for `worlds` and `methods`;
+accelerators-compiled.json for docs/accelerators.md.
 """
 
 from __future__ import annotations
@@ -63,32 +64,37 @@ def share(row: Row | None) -> str:
 
 
 def matters(curves: dict[str, Row]) -> bool:
-    return any((curves[name]["cut"] or 0) >= MATTERS for name in ("ppo", "a2c") if name in curves)
+    return (curves["ppo"]["cut"] or 0) >= MATTERS
 
 
 def label(env: str, seen: Sequence[str]) -> str:
     return env.replace("@", ", ") + (" (searched on)" if env in seen else "")
 
 
-def returns_table(group: dict[str, Any], names: Sequence[str], compared: Sequence[str], seen: Sequence[str]) -> str:
+def returns_table(
+    group: dict[str, Any], names: Sequence[str], compared: Sequence[str], seen: Sequence[str], *, cut: bool
+) -> str:
+    """Rows of IQM and interval by trial; `cut`: with the share of samples that PPO's clip cuts."""
     rows = []
     for (env, steps), curves in trials(group).items():
-        found = [iqm_interval(final(curves[name])) for name in names]
-        spec = digits([x for each in found for x in each])
-        row = [label(env, seen), f"{steps:,}", *(f"{each:{spec}}" for each in found)]
-        row += [f"{better(curves[name], curves['ppo']):.2f}" for name in compared]
-        rows.append([*row, share(curves["ppo"]), share(curves.get("a2c"))] if "a2c" in names else row)
+        found = {name: iqm_interval(final(curves[name])) for name in names if name in curves}
+        spec = digits([x for each in found.values() for x in each])
+        row = [label(env, seen), f"{steps:,}", *(f"{found[name]:{spec}}" if name in found else "-" for name in names)]
+        row += [f"{better(curves[name], curves['ppo']):.2f}" if name in found else "-" for name in compared]
+        rows.append([*row, share(curves["ppo"])] if cut else row)
     head = ["environment", "steps", *(NAMES[name] for name in names)]
     head += [f"P({NAMES[name]} better than PPO)" for name in compared]
-    return table([*head, "cut, PPO", "cut, no drift"] if "a2c" in names else head, rows)
+    return table([*head, "cut by PPO's clip"] if cut else head, rows)
 
 
 def drifts(group: dict[str, Any]) -> str:
-    return returns_table(group, [n for n in NAMES if n in group["objectives"]], ["lpo"], GROUPS["drifts"].seen)
+    return returns_table(
+        group, [n for n in NAMES if n in group["objectives"]], ["lpo", "ta_lpo"], GROUPS["drifts"].seen, cut=True
+    )
 
 
 def horizons(group: dict[str, Any]) -> str:
-    return returns_table(group, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], GROUPS["horizons"].seen)
+    return returns_table(group, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], GROUPS["horizons"].seen, cut=False)
 
 
 def claims(group: dict[str, Any]) -> str:
@@ -99,16 +105,21 @@ def claims(group: dict[str, Any]) -> str:
     scored = {key: curves for key, curves in unseen.items() if _reference_fits(*key)}
 
     def over(chosen: dict, name: str) -> str:
-        if name == "ppo" or not chosen:
+        if name == "ppo" or not chosen or not all(name in curves for curves in chosen.values()):
             return "-"
         sides = (np.stack([final(curves[which]) for curves in chosen.values()]) for which in (name, "ppo"))
         return f"{interval(probability_of_improvement, *sides):.2f}"
 
+    def score(name: str) -> str:
+        if not all(name in curves for curves in scored.values()):
+            return "-"
+        scores = [references.normalise(env, final(curves[name])) for (env, _), curves in scored.items()]
+        return f"{iqm_interval(np.stack(scores)):.2f}"
+
     rows = []
     for name in (n for n in NAMES if n in group["objectives"]):
-        scores = np.stack([references.normalise(env, final(curves[name])) for (env, _), curves in scored.items()])
         some = over(active, name) if recorded else "not recorded"
-        rows.append([NAMES[name], over(unseen, name), some, f"{iqm_interval(scores):.2f}"])
+        rows.append([NAMES[name], over(unseen, name), some, score(name)])
     where = f"the {len(active)} of them where PPO's clip cuts 0.1 % or more" if recorded else "where PPO's clip acts"
     return table(
         [
@@ -214,18 +225,15 @@ def scaling(report: dict[str, Any]) -> str:
 
 def parts() -> dict[str, str]:
     """The text between each pair of markers of README.md."""
-    fresh = RESULTS / "returns-fresh.json"
-    groups = json.loads((fresh if fresh.exists() else RESULTS / "returns.json").read_text())["groups"]
+    replication = json.loads((RESULTS / "replication.json").read_text())
+    groups = json.loads((RESULTS / "returns.json").read_text())["groups"]
     report = json.loads((RESULTS / "worlds.json").read_text())
     made: dict[str, Callable[[], str]] = {
-        "drifts": lambda: drifts(groups["drifts"]),
-        "claims": lambda: claims(groups["drifts"]),
+        "drifts": lambda: drifts(replication),
+        "claims": lambda: claims(replication),
         "horizons": lambda: horizons(groups["horizons"]),
         "worlds": lambda: worlds(report),
         "methods": lambda: methods(report),
-        "seeds": lambda: (
-            f"Seeds of each trial below: {groups['drifts']['seeds']} (first key {groups['drifts']['seed']:,})."
-        ),
     }
     return {name: make() for name, make in made.items()}
 

@@ -288,7 +288,7 @@ def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) ->
     score += (
         ""
         if name == asked.baseline
-        else f"; and the probability that a seed returns more than one of {asked.baseline}'s"
+        else f"; and the probability that a seed returns more than one of {asked.baseline}'s, with Newcombe's score interval"
     )
     loses = [f"Behind {asked.baseline}, by IQM, on {', '.join(behind)}."] if behind else []
     pooled = better_over_all(longest(comparison), name, asked.baseline)
@@ -300,8 +300,11 @@ def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) ->
     return {"score": score[0].upper() + score[1:], "rows": table, "loses": " ".join(loses)}
 
 
-def draw(group: str, comparison: Comparison, parts: dict[str, Comparison], directory: Path) -> None:
-    """Write the figures of a group."""
+def draw(
+    group: str, comparison: Comparison, parts: dict[str, Comparison], directory: Path, stem: str | None = None
+) -> None:
+    """Write the figures of a group: STEM.png (`returns-GROUP` by default), and STEM-budgets.png for several budgets."""
+    stem = stem or f"returns-{group}"
     baseline = GROUPS[group].baseline
     panels = {
         name: {
@@ -314,9 +317,9 @@ def draw(group: str, comparison: Comparison, parts: dict[str, Comparison], direc
     }
     trials = f"{len(comparison.curves)} trials (one environment at one budget each)"
     figure = plots.intervals(panels, title=trials, label="probability that a seed returns more")
-    figure.savefig(directory / f"returns-{group}.png", dpi=150)
+    figure.savefig(directory / f"{stem}.png", dpi=150)
     if len(comparison.curves) > len({trial.env for trial in comparison.curves}):
-        plots.budgets(comparison).savefig(directory / f"returns-{group}-budgets.png", dpi=150)
+        plots.budgets(comparison).savefig(directory / f"{stem}-budgets.png", dpi=150)
 
 
 def main() -> None:

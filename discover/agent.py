@@ -93,9 +93,11 @@ class Agent:
     @cached_property
     def networks(self) -> Networks:
         params = self.env.default_params
+        with jax.ensure_compile_time_eval():  # bounds that an environment makes in its methods are numbers
+            observation_space, action_space = self.env.observation_space(params), self.env.action_space(params)
         return make_networks(
-            self.env.observation_space(params),
-            self.env.action_space(params),
+            observation_space,
+            action_space,
             hidden=self.config.hidden,
             activation=self.config.activation,
             kind=self.config.network,

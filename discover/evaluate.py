@@ -66,6 +66,11 @@ def evaluate(
     Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were
     got otherwise.
     """
+    if out is not None and (objects := [env for env in envs if not isinstance(env, str)]):
+        raise ValueError(
+            f"results in `out` are kept by the name of an environment, and {name_of(objects[0])!r} is an object, whose name says "
+            "nothing to another process: register it (`envs.register(name, env)`) and give the name, or leave `out` out."
+        )
     specs, envs, budgets = _asked(objectives, envs, total_steps)
     num_seeds, num_evals, seed = (operator.index(n) for n in (num_seeds, num_evals, seed))
     require_counts(num_seeds=num_seeds, num_evals=num_evals, chunk=1 if chunk is None else chunk)

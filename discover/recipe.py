@@ -89,6 +89,11 @@ class Recipe:
             raise ValueError(f"start must be 'ppo', 'none', or the name or file of an LPO, and is {self.start!r}.")
         if self.start != "ppo" and self.objective not in ("lpo", "ta_lpo"):
             raise ValueError(f"start is for lpo and ta_lpo, and the objective of this recipe is {self.objective}.")
+        if isinstance(self.envs, str) or any(not isinstance(name, str) for name in self.envs):
+            raise ValueError(
+                f"envs must be a tuple of names, and is {self.envs!r}: register an environment of your own "
+                "(`envs.register(name, env)`) and give its name."
+            )
         if not self.envs:
             raise ValueError("envs must name at least one environment: `discover list` shows them.")
         if self.learning_rates and len(self.learning_rates) != len(self.envs):

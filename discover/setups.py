@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
+import envs
 from discover.config import AgentConfig
 from learned_objectives import LPG, Mirror, Objective
 
@@ -43,8 +46,12 @@ class Setup:
     loss: LossConfig = field(default_factory=LossConfig)
 
 
-def usual_setup(env_name: str) -> Setup:
-    """The setup for an environment by its name, and for one we do not know that of CartPole."""
+def usual_setup(env: Any) -> Setup:
+    """The setup for an environment by its name, and for one we do not know that of CartPole.
+
+    An object of an environment that has a setup, "Pendulum-v1 (2)" by name, has the same.
+    """
+    env_name = re.sub(r" \(\d+\)$", "", envs.name_of(env))
     if env_name.startswith("brax/"):
         return BRAX_EASY if env_name.split("@")[0] in EASY else BRAX
     if env_name.startswith("gridworld/"):

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnax
-import jax
-from gymnax.environments.spaces import Box, Discrete
 
 from envs import gridworld, levels, probes
+from envs.adapt import adapted
 from envs.check import check
 from envs.freeway import Freeway
 from envs.seaquest import Seaquest
@@ -123,6 +122,8 @@ def register(name: str, build: Callable[..., Any]) -> None:
     Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
     """
     taken = name in LEFT_OUT or (name in available() and name not in _registered)
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, and is {name!r}.")
     if not name or name.startswith(("brax/", "gridworld/")) or taken:
         raise ValueError(f"the name {name!r} is taken, or belongs to a family of ours: choose another.")
     if not callable(build):
@@ -142,12 +143,12 @@ def name_of(env: Any) -> str:
     """
     if isinstance(env, str):
         return env
-    if not hasattr(env, "step_env"):
+    if not hasattr(env, "step_env") or isinstance(env, type):
         raise TypeError(
             f"expected the name of an environment, or an environment of gymnax's interface, and got {env!r}."
         )
     if id(env) not in _given:
-        name, number = str(env.name), 1
+        name, number = str(getattr(env, "name", type(env).__name__)), 1
         while name in available() or name in LEFT_OUT:
             number += 1
             name = f"{env.name} ({number})"
@@ -175,9 +176,9 @@ def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
 def _build(name, kwargs):
     if name in _registered:
         env = _registered[name](**kwargs)
-        if not hasattr(env, "default_params"):
+        if not hasattr(env, "step_env"):
             raise ValueError(f"{name!r} was registered with what builds a {type(env).__name__}, and no environment.")
-        return _adapted(env, name)
+        return adapted(env, name)
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):
@@ -189,31 +190,6 @@ def _build(name, kwargs):
         return Brax(task, backend=backend, **kwargs)
     env = OWN[name](**kwargs) if name in OWN else gymnax.make(name, **kwargs)[0]
     return Uniform(env, name=name)
-
-
-def _adapted(env: Any, name: str) -> Any:
-    """An environment as it is, or in `Uniform` where its spaces need that, or where it is gymnax's own, whose types differ.
-
-    ValueError where `step_env` does not return five values.
-    """
-    params = env.default_params
-    seen, acts = env.observation_space(params), env.action_space(params)
-    plain = isinstance(seen, Discrete | Box) and (
-        isinstance(acts, Discrete | MultiDiscrete) or len(getattr(acts, "shape", ())) == 1
-    )
-    if not plain or type(env).__module__.startswith("gymnax."):
-        env = Uniform(env, name=name)
-    key = jax.random.key(0)
-    _, state = jax.eval_shape(env.reset_env, key, params)
-    inner = env.env if isinstance(env, Uniform) else env
-    action = jax.eval_shape(inner.action_space(params).sample, key)
-    out = jax.eval_shape(inner.step_env, key, state, action, params)
-    if len(out) != 5:
-        raise ValueError(
-            f"step_env of {name!r} returns {len(out)} values, and must return 5: observation, state, reward, terminated, info. "
-            "`is_truncated(state, params)` says whether the time limit is reached."
-        )
-    return env
 
 
 def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:

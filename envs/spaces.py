@@ -42,18 +42,27 @@ def parts(space: Space) -> list[Space]:
 def values(space: Space, value: Any) -> list[Any]:
     """The values that go with `parts`. A Dict's value may be a mapping or have attributes, as gymnax's states do."""
     if isinstance(space, Dict):
-        return [value[name] if isinstance(value, dict) else getattr(value, name) for name in space.spaces]
+        return [_part(value, name) for name in space.spaces]
     return list(value) if isinstance(space, Tuple) else [value]
 
 
+def _part(value: Any, name: str) -> Any:
+    if isinstance(value, dict) and name not in value:
+        raise ValueError(
+            f"an observation lacks {name!r}, which its Dict space has; it has {', '.join(map(repr, value))}."
+        )
+    return value[name] if isinstance(value, dict) else getattr(value, name)
+
+
 def flat_observation(space: Space) -> Box | None:
-    """The space of `flatten`, f32[n]; None where a part is neither Box, Discrete, MultiDiscrete, nor nested of these."""
+    """The space of `flatten`, f32[n]; None where there is no part, or one that is neither Box, Discrete, MultiDiscrete, nor
+    nested of these."""
     widths = [_width(part) for part in parts(space)]
-    return None if None in widths else Box(-jnp.inf, jnp.inf, (sum(widths),), jnp.float32)
+    return None if None in widths or not sum(widths) else Box(-jnp.inf, jnp.inf, (sum(widths),), jnp.float32)
 
 
 def flatten(space: Space, value: Any) -> jax.Array:
-    """f32[n]: the parts of a nested observation one after another; a choice of n is one-hot."""
+    """f32[n]: the parts of a nested observation one after another; a choice of n is one-hot, bytes are divided by 255."""
     return jnp.concatenate([_flat(part, x) for part, x in zip(parts(space), values(space, value), strict=True)])
 
 
@@ -89,4 +98,5 @@ def _flat(space: Space, value: Any) -> jax.Array:
         return jax.nn.one_hot(value, space.n, dtype=jnp.float32)
     if isinstance(space, MultiDiscrete):
         return jnp.concatenate([jax.nn.one_hot(value[k], n, dtype=jnp.float32) for k, n in enumerate(space.sizes)])
-    return jnp.asarray(value, jnp.float32).reshape(-1)
+    flat = jnp.asarray(value, jnp.float32).reshape(-1)
+    return flat / np.float32(255) if np.dtype(space.dtype) == np.uint8 else flat

@@ -22,7 +22,7 @@ class Uniform(Environment):
     """A gymnax environment whose types do not depend on which one it is.
 
     Observations: float32 of rank >= 1; a scalar becomes [1], one of n becomes one-hot [n], a Dict or Tuple becomes its parts one
-    after another. Frames of uint8 [height, width, channels] stay uint8.
+    after another. Frames of uint8 [height, width, channels] or [height, width] stay uint8, and have the channel axis.
     Actions: Discrete, Box float32[n] of any shape flattened, or MultiDiscrete, which a Dict or Tuple of Discrete spaces becomes.
     Reward: float32[].  Flags: bool[].
     State: strongly typed.  info: discount, terminated, truncated, final_observation.
@@ -90,24 +90,26 @@ class Uniform(Environment):
 
     def observation_space(self, params) -> Box:
         """Box float32 of rank >= 1, or uint8 of rank 3."""
-        space = self.env.observation_space(self._inner(params))
+        space = self._observation_space(self._inner(params))
         if isinstance(space, Discrete):
             return Box(0.0, 1.0, (space.n,), jnp.float32)
-        if isinstance(space, Dict | Tuple):
+        if isinstance(space, Dict | Tuple | MultiDiscrete):
             return spaces.flat_observation(space) or self._refuse_observation(space)
         if not isinstance(space, Box):
             return self._refuse_observation(space)
-        return Box(space.low, space.high, space.shape or (1,), jnp.uint8 if _are_frames(space) else jnp.float32)
+        if not np.prod(space.shape):
+            return self._refuse_observation(space)
+        low, high = (x if np.ndim(x) == 0 else np.reshape(x, _shape(space)) for x in (space.low, space.high))
+        return Box(low, high, _shape(space), jnp.uint8 if _are_frames(space) else jnp.float32)
 
     def action_space(self, params) -> Box | Discrete | MultiDiscrete:
         """Discrete, MultiDiscrete, or Box float32[n]."""
-        space = self.env.action_space(self._inner(params))
+        space = self._action_space(self._inner(params))
         if isinstance(space, Discrete | MultiDiscrete):
             return space
-        if isinstance(space, Box):
-            low, high = (x if np.ndim(x) == 0 else jnp.reshape(x, -1) for x in (space.low, space.high))
-            bounds = (space.low, space.high) if len(space.shape) == 1 else (low, high)
-            return Box(*bounds, (int(np.prod(space.shape)),), jnp.float32)
+        if isinstance(space, Box) and np.prod(space.shape):
+            low, high = (_bound(x, space.shape) for x in (space.low, space.high))
+            return Box(low, high, (int(np.prod(space.shape)),), jnp.float32)
         if (product := spaces.choices(space)) is not None:
             return product
         raise ValueError(
@@ -121,31 +123,53 @@ class Uniform(Environment):
         limit = jnp.asarray(params.max_steps_in_episode, dtype)
         return params.replace(max_steps_in_episode=limit)
 
+    def _action_space(self, inner):
+        with jax.ensure_compile_time_eval():  # bounds made in the method, as gymnax does, are numbers
+            return self.env.action_space(inner)
+
+    def _observation_space(self, inner):
+        with jax.ensure_compile_time_eval():
+            return self.env.observation_space(inner)
+
     def _action(self, action, inner):
-        space = self.env.action_space(inner)
+        space = self._action_space(inner)
         if isinstance(space, Dict | Tuple):
             return spaces.chosen(space, action)
         return jnp.reshape(jnp.asarray(action, space.dtype), space.shape)
 
     def _obs(self, obs, inner):
-        space = self.env.observation_space(inner)
+        space = self._observation_space(inner)
         if isinstance(space, Discrete):
             return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
-        if isinstance(space, Dict | Tuple):
+        if isinstance(space, Dict | Tuple | MultiDiscrete):
             return spaces.flatten(space, obs) if spaces.flat_observation(space) else self._refuse_observation(space)
         if isinstance(space, Box):
-            return jnp.asarray(obs, jnp.uint8 if _are_frames(space) else jnp.float32).reshape(space.shape or (1,))
+            return jnp.asarray(obs, jnp.uint8 if _are_frames(space) else jnp.float32).reshape(_shape(space))
         return self._refuse_observation(space)
 
     def _refuse_observation(self, space):
         raise ValueError(
-            f"{self.name} has {space} as observation space: it must be Discrete, a Box, or a Dict or Tuple of these."
+            f"{self.name} has {space} as observation space: it must be Discrete, MultiDiscrete, a Box with "
+            "numbers in it, or a Dict or Tuple of these."
         )
 
 
 def _are_frames(space: Box) -> bool:
     """Whether observations are images of bytes, which networks divide by 255."""
-    return len(space.shape) == 3 and np.dtype(space.dtype) == np.uint8
+    return len(space.shape) in (2, 3) and np.dtype(space.dtype) == np.uint8
+
+
+def _shape(space: Box) -> tuple[int, ...]:
+    """Of an observation: at least [1], and [height, width, 1] for frames of one channel."""
+    return (*space.shape, 1) if _are_frames(space) and len(space.shape) == 2 else space.shape or (1,)
+
+
+def _bound(bound: Any, shape: tuple[int, ...]) -> Any:
+    """A bound of a Box's numbers, flat. It may depend on the parameters, and then be traced."""
+    if np.ndim(bound) == 0 or len(shape) == 1:
+        return bound
+    with jax.ensure_compile_time_eval():
+        return jnp.broadcast_to(bound, shape).reshape(-1)
 
 
 def _discount(terminated: jax.Array) -> dict[str, jax.Array]:

@@ -58,8 +58,11 @@ def card(name_or_path: str | os.PathLike) -> str:
     how = {"card": TEXTS[name]} if name in CLOSED_FORMS else record(name)
     said = _mapping(how, "card")
     compared = [said, *({"score": c["score"], "tested": c["rows"]} for c in _tested(name).values())]
-    tables = [text for c in compared for text in (c.get("score"), _table(c.get("tested", ())))]
-    loses = [said.get("loses"), *(_behind(c.get("tested", ())) for c in compared)]
+    compared = [c for c in compared if c.get("tested")]
+    tables, loses = [], [said.get("loses")]
+    for number, c in enumerate(compared, 1):
+        tables += [f"Table {number}. {c.get('score', '')}".strip(), _table(c["tested"])]
+        loses.append(_behind(c["tested"], number))
     parts = [
         f"# {Path(name).stem if name.endswith('.safetensors') else name}",
         said.get("summary", ""),
@@ -74,8 +77,13 @@ def card(name_or_path: str | os.PathLike) -> str:
 
 
 def _tested(name: str) -> Mapping[str, Mapping[str, Any]]:
-    """What was measured of an objective that comes with the package."""
-    return json.loads(TESTED.read_text()).get(name, {}) if TESTED.exists() else {}
+    """What was measured of an objective that comes with the package. A replication stands in place of what it repeats."""
+    found = json.loads(TESTED.read_text()).get(name, {}) if TESTED.exists() else {}
+    if "replication" not in found:
+        return found
+    return {"replication": found["replication"]} | {
+        k: v for k, v in found.items() if k not in ("replication", "drifts")
+    }
 
 
 def _section(title: str, text: str) -> str:
@@ -201,10 +209,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _behind(rows: Sequence[Mapping[str, Any]]) -> str:
+def _behind(rows: Sequence[Mapping[str, Any]], number: int) -> str:
     """In how many rows of a table, and in which, it returns less than what stands beside it."""
-    if not rows:
-        return ""
     names = list(rows[0])
     own = next((i for i, name in enumerate(names) if name in OWN), None)
     if own is None or own + 1 == len(names):
@@ -212,7 +218,9 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> str:
     labels, baseline = names[:own], names[own + 1]
     behind = [row for row in rows if _number(row[names[own]]) < _number(row[baseline])]
     where = "; ".join(" at ".join(str(row[name]) for name in labels) + " steps" * ("steps" in labels) for row in behind)
-    return f"Behind {baseline}, by IQM, in {len(behind)} of {len(rows)} rows above" + (f": {where}." if behind else ".")
+    return f"Table {number}: behind {baseline}, by IQM, in {len(behind)} of {len(rows)} rows" + (
+        f": {where}." if behind else "."
+    )
 
 
 def _number(cell: Any) -> float:

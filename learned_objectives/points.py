@@ -16,7 +16,13 @@ LIFETIME = 1_000_000.0  # environment steps, of the lattice
 MAX_ADVANTAGE = 100.0  # an advantage normalised over n samples is at most sqrt(n - 1): n = 10,001
 LIFETIMES = (1e1, 1e10)  # environment steps: the range of random lifetimes
 ROUND_LIFETIMES = (*(n / 2 * 10.0**i for n in range(2, 20) for i in range(1, 10)), *(2.0**i for i in range(4, 34)))
+ROLLOUTS = (128, 256, 512, 1024, 1280, 2048, 4096, 8192, 20480)  # common sizes, in environment steps
+# A life is a whole number of rollouts: an agent that is given 500,000 steps takes 976 * 512 = 499,712.
+LIVES = tuple((size, m * 10**i // size * size) for size in ROLLOUTS for m in range(1, 10) for i in range(3, 10))
+LIVES = tuple((size, life) for size, life in LIVES if life)
 PER_ROW = 128
+BATCH = 512  # samples of a row of `batches`
+SPREADS = (1e-3, 1e-2, 1e-1, None)  # of log r, the standard deviation in a row of `batches`; None: of all scales
 ROUNDS = 32  # of the search for smaller values
 
 
@@ -43,18 +49,46 @@ def lattice(max_log_ratio: float) -> Points:
 
 @lru_cache(maxsize=8)
 def scattered(max_log_ratio: float, rows: int) -> Points:
-    """Random points: half of the rows with a round n/N, a round N, or both; log r dense near 0 and in a clip's range."""
+    """Random points, in every life of LIVES and in others; log r dense near 0 and in a clip's range."""
     rng = np.random.default_rng(0)
-    fraction = (np.arange(rows) + rng.random(rows)) / rows  # in strata: every interval of length 2 / rows has one
+    parts = (_lives(rng), _anywhere(rng, rows - len(LIVES)))
+    order, shape = rng.permutation(rows), (rows, PER_ROW)
+    step, lifetime = (np.concatenate(x)[order] for x in zip(*parts, strict=True))
+    return _float32(step, lifetime, _log_ratios(rng, shape, max_log_ratio), _advantages(rng, shape))
+
+
+def _lives(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """n and N, one for each of LIVES: n is the second rollout's, the last's, or any other's."""
+    size, lifetime = np.array(LIVES, float).T
+    last = lifetime - size
+    steps = [np.minimum(size, last), last, np.floor(rng.random(len(size)) * lifetime / size) * size]
+    return _mixed(rng, steps, (0.4, 0.2, 0.4)), lifetime
+
+
+def _anywhere(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """n and N: half of the rows with a round n/N, a round N, or both, and some early in a life."""
+    fraction = (np.arange(rows) + rng.random(rows)) / rows  # in strata, so that no interval is left out
     round_fraction = rng.choice([*np.linspace(0.0, 1.0, 101), 1 / 3, 2 / 3], rows)
-    fraction = np.where(rng.random(rows) < 0.3, round_fraction, fraction)
+    early = 10.0 ** rng.uniform(-6.0, -1.0, rows)
+    fraction = _mixed(rng, [fraction, round_fraction, early], (0.65, 0.25, 0.1))
     lifetime = np.exp(rng.uniform(*np.log(LIFETIMES), rows))
-    lifetime = np.where(rng.random(rows) < 0.3, rng.choice(ROUND_LIFETIMES, rows), lifetime)
-    order = rng.permutation(rows)
-    shape = (rows, PER_ROW)
-    return _float32(
-        (fraction * lifetime)[order], lifetime[order], _log_ratios(rng, shape, max_log_ratio), _advantages(rng, shape)
-    )
+    some = rng.permutation(rows)[: rows * 3 // 10]
+    lifetime[some] = np.resize(ROUND_LIFETIMES, len(some))  # in turn, so that none is left out
+    return fraction * lifetime, lifetime
+
+
+@lru_cache(maxsize=8)
+def batches(max_log_ratio: float, rows: int) -> Points:
+    """Batches as training sees them: log r of one scale, and A normalised. Every fourth row is of all scales in both."""
+    rng = np.random.default_rng(2)
+    shape = (rows, BATCH)
+    spread = np.resize([spread or 0.0 for spread in SPREADS], rows)[:, None]
+    log_ratio, advantage = rng.normal(size=(2, *shape))
+    log_ratio = np.clip(log_ratio * spread, -max_log_ratio, max_log_ratio)
+    advantage = (advantage - advantage.mean(1, keepdims=True)) / advantage.std(1, keepdims=True)
+    log_ratio = np.where(spread, log_ratio, _log_ratios(rng, shape, max_log_ratio))
+    advantage = np.where(spread, advantage, _advantages(rng, shape))
+    return _float32(*_anywhere(rng, rows), log_ratio, advantage)
 
 
 def _log_ratios(rng: np.random.Generator, shape: tuple[int, int], reach: float) -> np.ndarray:
@@ -76,9 +110,10 @@ def _advantages(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         rng.uniform(-10.0, 10.0, shape),
         rng.uniform(-MAX_ADVANTAGE, MAX_ADVANTAGE, shape),
         sign * 10.0 ** rng.uniform(-6.0, 1.0, shape),
+        sign * 10.0 ** rng.uniform(-12.0, -6.0, shape),
         rng.integers(-20, 21, shape) / 2.0,  # round ones, 0 among them
     ]
-    return _mixed(rng, kinds, (0.3, 0.2, 0.2, 0.2, 0.1))
+    return _mixed(rng, kinds, (0.3, 0.2, 0.2, 0.17, 0.03, 0.1))
 
 
 def _mixed(rng: np.random.Generator, kinds: list[np.ndarray], shares: tuple[float, ...]) -> np.ndarray:

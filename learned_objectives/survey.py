@@ -14,8 +14,8 @@ from learned_objectives.core import Progress
 from learned_objectives.points import ADVANTAGES, Points
 
 # Of log r: near and farther on either side of 0. NEAR lies within the closed relu of any LPO whose slopes are under
-# slack / NEAR = 1e5.
-NEAR, FARTHER = 1e-9, 1e-6
+# slack / NEAR = 1e8, and so near that the slope of |log r|^p has fallen to a tenth between the two for any p > 1.17.
+NEAR, FARTHER = 1e-12, 1e-6
 AT_ONE = np.array([0.0, NEAR, FARTHER, -NEAR, -FARTHER], np.float32)
 A = len(ADVANTAGES)
 CHUNK = 64  # rows
@@ -49,23 +49,36 @@ def _survey(drift: Callable, points: Points) -> Survey:
     return jax.lax.map(row, points)
 
 
-_survey_chunk = jax.jit(_survey)
+class Surveyor:
+    """One drift, traced anew: `jax.jit` would keep what it traced of a class before its code or a global of it changed.
+
+    `jax.jit` knows a function by its identity, and each partial has its own.
+    """
+
+    def __init__(self, drift: Callable):
+        """`drift`: a pytree that can be called."""
+        self._survey = partial(jax.jit(partial(_survey)), drift)
+        self._redraws = partial(jax.jit(partial(_survey_redraws), static_argnums=3), drift)
+        self._rearranged = partial(jax.jit(partial(_rearranged)), drift)
+
+    def survey(self, points: Points) -> Survey:
+        """In chunks of rows, so that one compiled program serves any number of them. Arrays of NumPy."""
+        rows = len(points.step)
+        padded = Points(*(np.concatenate([x, np.repeat(x[-1:], -rows % CHUNK, axis=0)]) for x in points))
+        starts = range(0, len(padded.step), CHUNK)
+        chunks = [self._survey(Points(*(x[i : i + CHUNK] for x in padded))) for i in starts]
+        return Survey(*(np.concatenate(x)[:rows] for x in zip(*chunks, strict=True)))
+
+    def redraws(self, key: jax.Array, points: Points, num_draws: int) -> Survey:
+        """Leaves lead with [draw]. Compiled once: draw by draw, this would take minutes. Arrays of NumPy."""
+        return jax.tree.map(np.asarray, self._redraws(key, points, num_draws))
+
+    def rearranged(self, points: Points, order: np.ndarray) -> dict[str, np.ndarray]:
+        """D f32[K, P] of each sample alone, and in batches; `order` i32[P] is that of the matrix and the cube."""
+        return {way: np.asarray(value) for way, value in self._rearranged(points, order).items()}
 
 
-def survey(drift: Callable, points: Points) -> Survey:
-    """In chunks of rows, so that one compiled program serves any number of them. Arrays of NumPy."""
-    rows = len(points.step)
-    padded = Points(*(np.concatenate([x, np.repeat(x[-1:], -rows % CHUNK, axis=0)]) for x in points))
-    chunks = [
-        _survey_chunk(drift, Points(*(x[i : i + CHUNK] for x in padded))) for i in range(0, len(padded.step), CHUNK)
-    ]
-    return Survey(*(np.concatenate(x)[:rows] for x in zip(*chunks, strict=True)))
-
-
-@partial(jax.jit, static_argnames="num_draws")
-def survey_redraws(drift: Callable, key: jax.Array, points: Points, num_draws: int) -> Survey:
-    """Leaves lead with [draw]. Compiled once: draw by draw, this would take minutes."""
-
+def _survey_redraws(drift: Callable, key: jax.Array, points: Points, num_draws: int) -> Survey:
     def of_draw(draw):
         return _survey(_redraw(drift, jax.random.fold_in(key, draw)), points)
 
@@ -79,25 +92,42 @@ def _redraw(drift, key):
     return jax.tree.unflatten(treedef, moved)
 
 
-@jax.jit
-def rearranged(drift: Callable, points: Points, order: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """D of each sample by itself, and in its row in the order i32[P], as a matrix: f32[K, P] each."""
-
+def _rearranged(drift: Callable, points: Points, order: np.ndarray) -> dict[str, jax.Array]:
     def row(point):
-        step, lifetime, log_ratio, advantage = point
+        step, lifetime, *pair = point
         of = partial(evaluate, drift, progress=Progress(step, lifetime))
-        alone = jax.vmap(lambda x, a: of(x[None], a[None])[0])(log_ratio, advantage)
-        matrix = of(log_ratio[order].reshape(-1, 16), advantage[order].reshape(-1, 16))
-        return alone, matrix.ravel()[jnp.argsort(order)]
+
+        def rows(width):
+            return jax.vmap(of)(*(x.reshape(-1, width) for x in pair)).ravel()
+
+        def reordered(*shape):
+            return of(*(x[order].reshape(shape) for x in pair)).ravel()[jnp.argsort(order)]
+
+        return {
+            "alone": rows(1),
+            "in a batch of 128": rows(128),
+            "in a batch of 512": of(*pair),
+            "in a cube in another order": reordered(-1, 8, 4),
+            "in a matrix in another order": reordered(-1, 16),
+        }
 
     return jax.lax.map(row, points)
 
 
 def evaluate(drift: Callable, log_ratio: jax.Array, advantage: jax.Array, progress: Progress) -> jax.Array:
-    """D, or DriftLawError if it has not the shape of log r."""
+    """D, or DriftLawError if it has not the shape of log r or is not of floating-point numbers."""
     value = drift(log_ratio, advantage, progress)
+    if value is None:
+        raise DriftLawError(
+            "A drift must return the shape of log r, and returned None: end it with a return statement."
+        )
     if jnp.shape(value) != log_ratio.shape:
         raise DriftLawError(
             f"A drift must return the shape of log r: it was given {log_ratio.shape} and returned {jnp.shape(value)}."
+        )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise DriftLawError(
+            f"A drift must return floating-point numbers, and returned {jnp.result_type(value)}: "
+            "compute it from log_ratio, or convert it with .astype(log_ratio.dtype)."
         )
     return value

@@ -233,14 +233,19 @@ curves = {"PPO": learning_curves(ppo_loss), NAME.upper(): learning_curves(discov
 
 # %%
 env_steps = np.arange(1, NUM_POINTS + 1) / NUM_POINTS * NUM_UPDATES * NUM_ENVS * NUM_STEPS
-figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+figure, axis = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
 for colour, style, (label, returns) in zip(COLOURS, ("-", "--"), curves.items(), strict=False):
     middle, low, high = np.transpose([iqm_interval(returns[:, i]) for i in range(NUM_POINTS)])
     axis.plot(env_steps, middle, style, color=colour, linewidth=1.8, label=label)
     axis.fill_between(env_steps, low, high, color=colour, alpha=0.2, linewidth=0)
 axis.set(xlabel="environment steps", ylabel="return of training episodes", title="CartPole-v1")
 axis.grid(alpha=0.25)
-axis.legend(frameon=False, loc="lower right")
+legend = axis.legend(
+    frameon=False,
+    loc="upper left",
+    bbox_to_anchor=(1.0, 1.0),
+    title=f"line: IQM of {NUM_SEEDS} seeds\nband: its 95% interval",
+)
 plt.show()
 
 # %% [markdown]

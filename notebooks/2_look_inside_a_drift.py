@@ -76,7 +76,7 @@ def slope(drift, ratio, advantage, progress=None):
 
 def slices(drifts, progress=None, advantages=(1.0, -1.0)):
     ratio = jnp.linspace(0.3, 2.5, NUM_POINTS)
-    _, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True, sharey="row")
+    _, axes = plt.subplots(2, 2, figsize=(10.4, 6), layout="constrained", sharex=True, sharey="row")
     for (above, below), advantage in zip(axes.T, advantages, strict=True):
         for label, drift in drifts.items():
             now = progress[label] if progress else None
@@ -92,7 +92,7 @@ def slices(drifts, progress=None, advantages=(1.0, -1.0)):
     for axis in axes.flat:
         axis.axvline(1.0, color="0.6", linewidth=0.8, linestyle=":")
         axis.grid(alpha=0.25)
-    axes[0, 0].legend(frameon=False)
+    axes[0, 1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     plt.show()
 
 
@@ -128,7 +128,7 @@ plots.drift_landscape({label: drift for label, drift in drifts.items() if label 
 
 # %%
 ratio = jnp.linspace(0.15, 1.1, 20 * NUM_POINTS)
-figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+figure, axis = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
 for colour, style, advantage in zip(COLOURS, ("-", "--", "-.", ":"), (-0.5, -1.0, -2.0, -3.0), strict=False):
     felt = slope(drifts["DPO"], ratio, advantage) / -advantage
     axis.plot(ratio, felt, style, color=colour, label=f"A = {advantage:g}")
@@ -140,7 +140,7 @@ axis.set(xlabel="ratio r", ylabel="slope of rA − D, over |A|", ylim=(-1.15, 2.
 axis.annotate("made likelier again", (0.87, 0.08), color="0.3")
 axis.annotate("made less likely", (0.87, -0.2), color="0.3")
 axis.grid(alpha=0.25)
-axis.legend(frameon=False)
+axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
 # %% [markdown]
@@ -267,7 +267,7 @@ updates = {label: one_update(drift) for label, drift in drifts.items()}
 updates["MDPO, n/N = 0.5"] = one_update(lo.KL(), lo.Progress(0.5 * LIFETIME, LIFETIME))
 updates["TA-LPO, n/N = 1"] = one_update(ta_lpo, lo.Progress(LIFETIME, LIFETIME))
 
-figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", sharex=True, sharey=True)
+figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True, sharey=True)
 for axis, (label, ratios) in zip(axes.flat, updates.items(), strict=True):
     for a, style in enumerate(("-", "--", "-.", ":")):
         axis.plot(ratios[:, a], style, color=COLOURS[a], label=f"A = {advantage[a]:.1f}")
@@ -278,7 +278,7 @@ for axis in axes[-1]:
     axis.set_xlabel("epoch")
 for axis in axes[:, 0]:
     axis.set_ylabel("ratio of the action")
-axes[0, 1].legend(frameon=False, ncols=2)
+axes[0, 2].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
 # %% [markdown]

@@ -120,7 +120,7 @@ def returns_of(task, state, key):
 
 
 order = np.argsort(optimal_returns(a2c.task.env_params))
-figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+figure, axis = plt.subplots(figsize=(9.6, 3.6), layout="constrained")
 for values, colour, marker, label in (
     (optimal_returns(a2c.task.env_params), plots.COLOURS[6], "_", "best possible"),
     (returns_of(a2c.task, a2c.state, keys), plots.COLOURS[0], "o", "A2C at the end of its life"),
@@ -129,7 +129,7 @@ for values, colour, marker, label in (
     axis.plot(np.asarray(values)[order], marker, color=colour, markersize=9 if marker == "_" else 6, label=label)
 axis.set(xlabel="world, by its optimal return", ylabel="return of an episode", xticks=range(worlds))
 axis.grid(alpha=0.25)
-_ = axis.legend(frameon=False)
+plots.legend(axis)
 
 # %% [markdown]
 # **What does it do there?** An episode of one of these trained agents, in the world where it gets the most. Press play.
@@ -241,19 +241,17 @@ regretful = discover.meta_train(groove, runs / "groove", quiet=True)
 # **Which of the two searches got further?** The evaluation worlds are the same for both, drawn at random.
 
 # %%
-figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for colour, label, rows in (
     (plots.COLOURS[0], "worlds at random", found.rows),
     (plots.COLOURS[1], "worlds by regret", regretful.rows),
 ):
     seen = [(row["generation"], row["evaluation"]["gridworld/small"]) for row in rows if "evaluation" in row]
     x, y = np.array([g for g, _ in seen]), np.array([values for _, values in seen])
-    error = y.std(1) / worlds**0.5
-    axis.plot(x, y.mean(1), color=colour, label=label, marker=".")
-    axis.fill_between(x, y.mean(1) - error, y.mean(1) + error, color=colour, alpha=0.2, linewidth=0)
+    plots.band(axis, x, y.T, colour, label)
 axis.set(xlabel="meta-gradients", ylabel=f"return at the end of a life,\nmean over {worlds} worlds")
 axis.grid(alpha=0.25)
-_ = axis.legend(frameon=False)
+plots.legend(axis, plots.BAND)
 
 # %% [markdown]
 # ## Which worlds the curriculum prefers
@@ -279,14 +277,14 @@ plots.favourites(env, groove.curriculum, buffer, count=5)
 
 # %%
 best = np.asarray(optimal_returns(buffer.task.env_params))
-figure, axis = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
+figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
 axis.scatter(best[filled], np.asarray(buffer.score)[filled], s=28, color=plots.COLOURS[0], alpha=0.7)
 limit = [0.0, float(best[filled].max())]
 axis.plot(limit, limit, color="0.5", linestyle="--", linewidth=1, label="regret = all there is")
 axis.axhline(0.0, color="0.6", linewidth=0.8)
 axis.set(xlabel="best possible return of the world", ylabel="regret of the last life there")
 axis.grid(alpha=0.25)
-_ = axis.legend(frameon=False)
+plots.legend(axis)
 # %% [markdown]
 # Where a dot lies near zero our rule does as well as A2C, however much there is to get. High up are the worlds in which
 # A2C finds what our rule does not: not simply those with the largest rewards. A score is from the last life in its

@@ -228,7 +228,7 @@ for strategy in ("Open_ES", "SNES"):
 # error. Thin: the population, one life each.
 
 # %%
-figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
 for colour, (strategy, result) in zip(plots.COLOURS, results.items(), strict=False):
     population_mean = [
         (row["generation"], row["fitness"]["CartPole-v1"]["mean"]) for row in result.rows if "fitness" in row
@@ -236,13 +236,11 @@ for colour, (strategy, result) in zip(plots.COLOURS, results.items(), strict=Fal
     axis.plot(*zip(*population_mean, strict=True), color=colour, linewidth=0.8, alpha=0.7)
     seen = [(row["generation"], row["evaluation"]["CartPole-v1"]) for row in result.rows if "evaluation" in row]
     x, y = np.array([g for g, _ in seen]), np.array([values for _, values in seen], float)
-    error = y.std(1) / seeds**0.5
-    axis.plot(x, y.mean(1), color=colour, linewidth=2, marker=".", label=strategy)
-    axis.fill_between(x, y.mean(1) - error, y.mean(1) + error, color=colour, alpha=0.2, linewidth=0)
+    plots.band(axis, x, y.T, colour, strategy)
 axis.set(xlabel="generation", ylabel="return at the end of a life", title="CartPole")
 axis.xaxis.get_major_locator().set_params(integer=True)
 axis.grid(alpha=0.25)
-_ = axis.legend(frameon=False)
+plots.legend(axis, f"{plots.BAND}\nthin: population's mean")
 
 # %% [markdown]
 # One search each, eight generations of lives this short: enough to see that both run, not to say which is better, and
@@ -290,13 +288,13 @@ for estimator in ("debiased", "reinforce"):
     result = discover.meta_train(recipe, scratch / estimator, quiet=True)
     rewards[estimator] = [row["meta"]["reward"] for row in result.rows if "meta" in row]
 
-figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
 for colour, marker, (estimator, values) in zip(plots.COLOURS, "os", rewards.items(), strict=False):
     axis.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=4, label=estimator)
 axis.set(xlabel="meta-gradients", ylabel="reward per step of the agents")
 axis.xaxis.get_major_locator().set_params(integer=True)
 axis.grid(alpha=0.25)
-_ = axis.legend(frameon=False)
+plots.legend(axis)
 
 # %% [markdown]
 # Both begin with the same rule, agents and worlds, so the curves begin together; the large rises and falls, which they

@@ -41,7 +41,10 @@ def test_what_was_measured_is_of_what_there_is():
 @pytest.mark.parametrize("name", TESTED)
 def test_a_card_shows_what_was_measured(name):
     text = lo.card(name)
-    for comparison in TESTED[name].values():
+    for kind, comparison in TESTED[name].items():
+        if kind == "drifts" and "replication" in TESTED[name]:
+            assert comparison["score"] not in text  # the same trials with more seeds stand in its place
+            continue
         assert comparison["score"] in text
         for row in comparison["rows"]:
             assert "| " + " | ".join(row.values()) + " |" in text
@@ -120,7 +123,7 @@ def test_where_it_loses_is_read_off_the_tables(name):
         if own + 1 < len(head):
             values = [[float(cell.split()[0]) for cell in row[own : own + 2]] for row in rows]
             counts.append((sum(mine < theirs for mine, theirs in values), len(rows)))
-    said = [(int(a), int(b)) for a, b in re.findall(r"in (\d+) of (\d+) rows above", loses)]
+    said = [(int(a), int(b)) for a, b in re.findall(r"in (\d+) of (\d+) rows", loses)]
     assert said == counts
     assert "Nothing is known" not in loses
 

@@ -122,8 +122,8 @@ def test_concatenated_time_is_caught_beyond_a_lucky_start():
         (lambda x, a, p: jax.nn.relu(x), "must be flat at ratio 1"),
         (lambda x, a, p: jax.nn.relu(-x), "must be flat at ratio 1"),
         (lambda x, a, p: x - jax.lax.stop_gradient(x), "must have derivative zero at ratio 1"),
-        (lambda x, a, p: (x**2)[..., None], "(183,) and returned (183, 1)."),
-        (lambda x, a, p: (x**2).mean(), "(183,) and returned ()."),
+        (lambda x, a, p: (x**2)[..., None], "(512,) and returned (512, 1)."),
+        (lambda x, a, p: (x**2).mean(), "(512,) and returned ()."),
     ],
     ids=[
         "negative",

@@ -223,7 +223,7 @@ def test_uniform_refuses_what_it_cannot_convert():
 
     env = envs.Uniform(Pair())
     with pytest.raises(
-        ValueError, match=r"Pair has Tuple.* as observation space: it must be Discrete, a Box, or a Dict or Tuple"
+        ValueError, match=r"Pair has Tuple.* as observation space: it must be Discrete, MultiDiscrete, a Box"
     ):
         env.reset(jax.random.key(0), env.default_params)
 

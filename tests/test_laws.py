@@ -55,6 +55,12 @@ DIPS = {
     "lives of 3 to 5 million steps": dipping(lambda x, a, p: (years(p) > 3) & (years(p) < 5) & (x > 0.5)),
     "long lives, late, far": dipping(lambda x, a, p: (years(p) > 1e3) & (p.fraction > 0.9) & (x > 2.0)),
     "small advantages": dipping(lambda x, a, p: (jnp.abs(a) < 1e-4) & (jnp.abs(a) > 0) & (x > 0.05)),
+    "the life of 500,000 steps in rollouts of 512": dipping(lambda x, a, p: (p.lifetime == 499_712) & (x > 0.1)),
+    "the second rollout of 512 in 5 million steps": dipping(
+        lambda x, a, p: (jnp.abs(p.fraction * 4_999_680 - 512) < 1) & (x > 0.1)
+    ),
+    "the first ten-thousandth of a life": dipping(lambda x, a, p: (p.fraction > 0) & (p.fraction < 1e-4) & (x > 0.1)),
+    "tiny advantages": dipping(lambda x, a, p: (jnp.abs(a) < 1e-7) & (a != 0) & (x > 0.1)),
     "a narrow valley": lambda x, a, p: (x - 0.7) ** 2 * x**2 + (a - 1.234) ** 2 * x**2 - 1e-6 * (jnp.abs(x) > 0.1),
     "a valley at one n/N": lambda x, a, p: (
         x**2 * ((x - 0.3) ** 2 + (p.fraction - 0.512) ** 2 - 2e-5) * jnp.exp(-0.01 * jnp.abs(a))
@@ -70,7 +76,26 @@ KINKS = {
     "1e-3 |x| on 100 x^2": lambda x, a, p: 100.0 * x**2 + 1e-3 * jnp.abs(x),
     "no derivative": kinked(lambda x, a, p: 1e-4 * jnp.abs(jax.lax.stop_gradient(x))),
 }
+stop = jax.lax.stop_gradient
+
+
+def straight(value, slope_of):
+    """The value of one function of log r with the derivative of another."""
+    return lambda x, a, p: stop(value(x)) + slope_of(x) - stop(slope_of(x))
+
+
+HIDDEN = {
+    "no value at all": straight(jnp.zeros_like, lambda x: -5.0 * jnp.where(jnp.abs(x) > 2e-6, jnp.abs(x), 0.0)),
+    "the other sign": straight(jnp.square, lambda x: -0.5 * x**2),
+    "half": straight(jnp.square, lambda x: 0.5 * x**2),
+    "beyond a clip": straight(lambda x: jnp.expm1(x) ** 2, lambda x: jnp.expm1(jnp.clip(x, -0.5, 0.5)) ** 2),
+}
 OF_THE_BATCH = {
+    "200 samples": lambda x, a, p: x**2 * (1.0 if x.size < 200 else 1.1),
+    "small deviation": lambda x, a, p: 0.05 * x**2 + jnp.where((x.std() > 0) & (x.std() < 0.05), 1e-4, 0.0) * (x != 0),
+    "small maximum": lambda x, a, p: 0.05 * x**2 * jnp.where((jnp.abs(x).max() < 0.1) & (x.size > 1), 1.5, 1.0),
+    "a hundredth": lambda x, a, p: 0.05 * x**2 * jnp.where((jnp.abs(x).max() < 0.05) & (x.size > 1), 1.5, 1.0),
+    "three axes": lambda x, a, p: x**2 * (1.1 if x.ndim == 3 else 1.0),
     "mean": lambda x, a, p: x**2 * (1.0 + a.mean() ** 2),
     "largest": lambda x, a, p: x**2 / (1.0 + jnp.abs(x).max()),
     "first": lambda x, a, p: x**2 * (1.0 + (jnp.arange(x.size) == 0).reshape(x.shape)),
@@ -102,6 +127,12 @@ def test_a_kink_is_found_however_small(broken):
         lo.verify_drift(broken)
 
 
+@pytest.mark.parametrize("broken", HIDDEN.values(), ids=HIDDEN)
+def test_a_derivative_that_is_not_that_of_the_values_is_found(broken):
+    with pytest.raises(lo.DriftLawError, match="must have the derivative that its values have"):
+        lo.verify_drift(broken)
+
+
 @pytest.mark.parametrize("broken", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
 def test_what_looks_at_the_batch_is_found(broken):
     with pytest.raises(lo.DriftLawError, match="must treat each sample by itself"):
@@ -129,12 +160,34 @@ SOUND = {
     "r - 1 - log r": lambda x, a, p: jnp.expm1(x) - x,
     "|A| x^2 n/N log N": lambda x, a, p: jnp.abs(a) * x**2 * p.fraction * p.log_lifetime,
     "|x|^1.5": lambda x, a, p: x**2 / jnp.sqrt(jnp.abs(x) + 1e-30),
+    "|x|^1.2": lambda x, a, p: jnp.abs(x) ** 1.2,
+    "steep": lambda x, a, p: 1e3 * (jnp.exp(x) * x - jnp.expm1(x)),
+    "a comb of kinks": lambda x, a, p: jnp.minimum(x**2, 0.01 + jnp.abs(10.0 * x - jnp.round(10.0 * x))),
+    "fine waves": lambda x, a, p: x**2 * (1.0 + 0.5 * jnp.sin(300.0 * x)),
 }
 
 
 @pytest.mark.parametrize("drift", SOUND.values(), ids=SOUND)
 def test_a_drift_passes(drift):
     lo.verify_drift(drift)
+
+
+def test_code_that_changed_is_read_again():
+    factor = 1.0
+
+    class Mine(lo.Drift):
+        def __call__(self, log_ratio, advantage, progress=None):
+            return factor * log_ratio**2
+
+    lo.verify_drift(Mine())
+    factor = -1.0
+    with pytest.raises(lo.DriftLawError, match="be non-negative"):
+        lo.verify_drift(Mine())
+    Mine.__call__ = lambda self, log_ratio, advantage, progress=None: 2.0 * log_ratio**2
+    lo.verify_drift(Mine(), num_draws=1)
+    Mine.__call__ = lambda self, log_ratio, advantage, progress=None: jnp.abs(log_ratio)
+    with pytest.raises(lo.DriftLawError, match="be flat at ratio 1"):
+        lo.verify_drift(Mine(), num_draws=1)
 
 
 def test_a_drift_that_rounds_to_a_kink_is_told_of_expm1():
@@ -162,10 +215,59 @@ def test_a_mirror_of_a_broken_drift_is_refused():
         (lo.LPG.create(jax.random.key(0), hidden=2), "was given a LPG, which has no drift."),
         ("lpo", "was given 'lpo': call verify_drift(learned_objectives.load('lpo'))."),
         (0.2, "was given a float, which has no drift."),
+        (lo.DPO, "was given the class DPO: give an instance of it."),
+        (lo.LPO, "was given the class LPO: give an instance of it."),
+        (lo.Mirror, "was given the class Mirror: give an instance of it."),
+        (lambda x, a: x**2, "was given one of (x, a): let it take these three in this order"),
     ],
-    ids=["lpg", "name", "number"],
+    ids=["lpg", "name", "number", "DPO", "LPO", "Mirror", "two arguments"],
 )
 def test_what_has_no_drift_is_refused(what, sentence):
     with pytest.raises(TypeError) as error:
         lo.verify_drift(what)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "untraceable",
+    [
+        lambda x, a, p: np.square(x),
+        lambda x, a, p: x**2 if x[0] > 0 else 2.0 * x**2,
+        lambda x, a, p: x**2 if p.fraction < 0.5 else 2.0 * x**2,
+        lambda x, a, p: x**2 * [1.0, 2.0][(x[0] > 0).astype(int)],
+        lambda x, a, p: x**2 + x[x > 0].sum(),
+    ],
+    ids=["numpy", "if", "if on progress", "list", "mask"],
+)
+def test_what_jax_cannot_trace_is_refused(untraceable):
+    with pytest.raises(
+        TypeError, match=r"asks for the values of its inputs.*: use jax\.numpy .* and jnp\.where for if"
+    ):
+        lo.verify_drift(untraceable)
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (lambda x: None, "and returned None: end it with a return statement"),
+        (lambda x: 0.0, r"given \(512,\) and returned \(\)"),
+        (lambda x: jnp.zeros(x.shape, int), r"floating-point numbers, and returned int\d\d: compute it from log_ratio"),
+        (lambda x: x > 9.0, "floating-point numbers, and returned bool: compute it from log_ratio"),
+    ],
+    ids=["nothing", "scalar", "integers", "truths"],
+)
+def test_what_is_no_array_of_floats_is_refused(returned, sentence):
+    with pytest.raises(lo.DriftLawError, match=sentence):
+        lo.verify_drift(lambda x, a, p: returned(x))
+
+
+@pytest.mark.parametrize("reach", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_largest_log_ratio_is_positive_and_finite(reach):
+    with pytest.raises(ValueError, match=r"max_log_ratio must be positive and finite, and is .*: give the largest"):
+        lo.verify_drift(lo.DPO(), max_log_ratio=reach)
+
+
+@pytest.mark.parametrize("draws", [-1, 1.5])
+def test_the_draws_are_a_whole_number(draws):
+    with pytest.raises(ValueError, match=r"num_draws must be a whole number, and is .*: give 1 or more, or 0"):
+        lo.verify_drift(lo.DPO(), num_draws=draws)

@@ -11,7 +11,9 @@ import envs
 import learned_objectives as lo
 from discover.distributions import MultiCategorical
 from discover.networks import make_networks
+from discover.setups import usual_setup
 from envs.probes import Probe
+from envs.spaces import flatten
 
 SMALL = discover.AgentConfig(num_envs=16, num_steps=16, num_minibatches=2, learning_rate=5e-3, hidden=(32,))
 
@@ -182,9 +184,51 @@ class Strange(Probe):
         return Tuple((Discrete(2), Box(0.0, 1.0, (1,))))
 
 
+class Altered(Probe):
+    """A probe, some of whose methods are replaced."""
+
+    def __init__(self, name, **methods):
+        self.__dict__ |= {"name": name} | methods
+
+
+def stepped(**changes):
+    """step_env of a probe, with another state, reward or end."""
+
+    def step_env(key, state, action, params):
+        obs, state, reward, terminated, info = Probe().step_env(key, state, action, params)
+        told = {"state": state, "reward": reward, "terminated": terminated} | {k: f() for k, f in changes.items()}
+        return obs, told["state"], told["reward"], told["terminated"], info
+
+    return step_env
+
+
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [
+        (Altered("none", step_env=lambda *_: None), "step_env of 'none' returns None, and must return 5"),
+        (
+            Altered("vector", step_env=stepped(reward=lambda: jnp.ones(1))),
+            r"returns reward float32\[1\] and terminated bool\[\], and both must be scalars",
+        ),
+        (
+            Altered("float", step_env=stepped(terminated=lambda: jnp.float32(1))),
+            "terminated float32.*, and it must be bool",
+        ),
+        (Altered("state", step_env=stepped(state=lambda: jnp.zeros(3))), "a state of another structure than reset_env"),
+        (
+            Altered("shape", observation_space=lambda params: Box(-1.0, 1.0, (7,))),
+            r"'shape' returns observations float32.*, and its observation_space has the shape \(7,\)",
+        ),
+        (
+            Altered(
+                "key",
+                observation_space=lambda params: Dict({"far": Box(-1.0, 1.0, (1,))}),
+                show=lambda state: {"near": 0.0},
+            ),
+            "an observation lacks 'far', which its Dict space has; it has 'near'",
+        ),
+        (Altered("empty", action_space=lambda params=None: Box(-1.0, 1.0, (0,))), "as action space: agents act in"),
+        (Altered("nothing", observation_space=lambda params: Dict({})), "as observation space: it must be Discrete"),
         (Six(), "step_env of 'six' returns 6 values, and must return 5: observation, state, reward, terminated, info"),
         (
             Strange(),
@@ -195,6 +239,55 @@ class Strange(Probe):
 def test_what_cannot_be_adapted_is_refused(env, sentence):
     with pytest.raises(ValueError, match=sentence):
         discover.train("ppo", env, total_steps=10_000, num_seeds=1)
+
+
+class Bounded(Matrix):
+    """Its bounds are made where they are asked for, with a number for each entry."""
+
+    name = "bounded"
+
+    def action_space(self, params=None):
+        return Box(-jnp.ones(self.shape), jnp.full(self.shape, 3.0), self.shape)
+
+
+def test_bounds_of_a_matrix_go_with_its_entries():
+    env, params = envs.make(Bounded())
+    with jax.check_tracer_leaks():
+        space = jax.jit(lambda: env.action_space(params).high.sum())
+    assert space() == 6.0
+    discover.train("ppo", Bounded(), total_steps=1024, num_seeds=1)
+
+
+def test_bytes_in_a_nested_observation_are_divided_by_255():
+    space = Dict({"frame": Box(0, 255, (2, 2), jnp.uint8), "speed": Box(-1.0, 1.0, (1,))})
+    frame = jnp.array([[0, 51], [102, 255]], jnp.uint8)
+    flat = flatten(space, {"frame": frame, "speed": jnp.array([3.0])})
+    np.testing.assert_allclose(flat, [0.0, 0.2, 0.4, 1.0, 3.0])
+
+
+def test_frames_without_a_channel_axis_get_one():
+    env, params = envs.make(Altered("flat", observation_space=lambda params: Box(0, 255, (4, 4), jnp.uint8),
+                                    show=lambda state: jnp.zeros((4, 4), jnp.uint8)))  # fmt: skip
+    obs, _ = env.reset_env(jax.random.key(0), params)
+    assert (obs.shape, obs.dtype) == ((4, 4, 1), jnp.uint8) == (env.observation_space(params).shape, jnp.uint8)
+
+
+def test_objects_and_results_on_disk_do_not_go_together(tmp_path):
+    with pytest.raises(ValueError, match="is an object, whose name says nothing to another process: register it"):
+        discover.evaluate(["ppo"], [Pair()], total_steps=1024, num_seeds=2, out=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("given", ["CartPole-v1", (Pair(),)])
+def test_a_recipe_takes_names_of_environments(given):
+    with pytest.raises(ValueError, match="envs must be a tuple of names"):
+        discover.Recipe(envs=given)
+
+
+def test_an_object_of_a_known_environment_has_its_setup():
+    import gymnax
+
+    assert usual_setup(gymnax.make("Pendulum-v1")[0]) == usual_setup("Pendulum-v1")
 
 
 def test_what_is_no_environment_is_refused():

@@ -4,11 +4,13 @@ from discover.plots.curves import budgets, intervals, learning_curves, search_cu
 from discover.plots.drifts import drift_landscape
 from discover.plots.rules import credit, targets
 from discover.plots.runs import draw_run, look_inside
-from discover.plots.style import COLOURS
+from discover.plots.style import BAND, COLOURS, band, legend
 from discover.plots.worlds import favourites, level_animation, level_picture
 
 __all__ = [
+    "BAND",
     "COLOURS",
+    "band",
     "budgets",
     "credit",
     "draw_run",
@@ -16,6 +18,7 @@ __all__ = [
     "favourites",
     "intervals",
     "learning_curves",
+    "legend",
     "level_animation",
     "level_picture",
     "look_inside",

@@ -23,7 +23,7 @@ BAND = "line: mean\nband: ± 1 standard error"  # what `band` draws
 
 
 def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
-    """Mean of [S, E] over S, and one standard error either side."""
+    """Draw the mean of `values` f[S, E] over S against `x` [E], and one standard error on either side; NaN is left out."""
     seen = np.ma.masked_invalid(values)  # no return is known before an episode has ended
     mean = seen.mean(axis=0).filled(np.nan)
     error = (seen.std(axis=0) / np.sqrt(np.maximum(seen.count(axis=0), 1))).filled(np.nan)
@@ -32,7 +32,7 @@ def band(axis: Axes, x, values: np.ndarray, colour: str, label: str) -> None:
 
 
 def legend(axis: Axes, title: str = "") -> None:
-    """Beside the axes, where it covers no line."""
+    """A legend beside the axes, so that it covers no line."""
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=title, title_fontsize=8, fontsize=9)
 
 

@@ -1,0 +1,123 @@
+"""An environment of a user's own, checked and adapted when it is first made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments.spaces import Box, Discrete
+
+from envs.spaces import MultiDiscrete
+from envs.uniform import Uniform
+
+MEMBERS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space", "default_params")
+
+
+def adapted(env: Any, name: str) -> Any:
+    """The environment itself; or in `Uniform`, where its spaces need that, or where it is gymnax's own, whose types differ.
+
+    Its functions are traced once, and nothing is run. Raises ValueError with a sentence where what they return does not keep the
+    contract.
+    """
+    _require_members(env, name)
+    params = env.default_params
+    if not _is_plain(env, params) or type(env).__module__.startswith("gymnax."):
+        _require_limit(params, name)
+        env = Uniform(env, name=name)
+    _check_types(env, name)
+    return env
+
+
+def _is_plain(env: Any, params: Any) -> bool:
+    with jax.ensure_compile_time_eval():
+        seen, acts = env.observation_space(params), env.action_space(params)
+    flat = isinstance(acts, Discrete | MultiDiscrete) or (
+        isinstance(acts, Box) and len(acts.shape) == 1 and acts.shape[0] > 0
+    )
+    return isinstance(seen, Discrete | Box) and len(seen.shape or (1,)) != 2 and flat
+
+
+def _require_members(env: Any, name: str) -> None:
+    if isinstance(env, type):
+        raise ValueError(f"{name!r} is the class {env.__name__}, and must be an instance of it: {env.__name__}().")
+    if missing := [member for member in MEMBERS if not hasattr(env, member)]:
+        raise ValueError(
+            f"{name!r} is a {type(env).__name__} without {missing[0]}: see gymnax's Environment for what it needs."
+        )
+    if env.default_params is None:
+        raise ValueError(f"default_params of {name!r} is None, and must be its parameters: a pytree of arrays.")
+
+
+def _require_limit(params: Any, name: str) -> None:
+    if not hasattr(params, "max_steps_in_episode"):
+        raise ValueError(f"default_params of {name!r} has no max_steps_in_episode, the time limit in steps: add it.")
+
+
+def _check_types(env: Any, name: str) -> None:
+    key, params = jax.random.key(0), env.default_params
+    inner = env.env if isinstance(env, Uniform) else env
+    with jax.ensure_compile_time_eval():
+        seen, acts = env.observation_space(params), inner.action_space(params)
+    obs, state = _returned(inner, "reset_env", "observation, state", key, params)
+    action = jax.eval_shape(acts.sample, key)
+    wanted = "observation, state, reward, terminated, info"
+    _, after, reward, terminated, _ = _returned(inner, "step_env", wanted, key, state, action, params)
+    _check_limit(inner, name, state, params)
+    if jax.tree.structure(state) != jax.tree.structure(after):
+        raise ValueError(
+            f"step_env of {name!r} returns a state of another structure than reset_env: {_told(after)}, and it must be "
+            f"{_told(state)}."
+        )
+    if not isinstance(env, Uniform):
+        _require_same_types(state, after, name)
+    if reward.shape != () or terminated.shape != ():
+        raise ValueError(
+            f"step_env of {name!r} returns reward {_told(reward)} and terminated {_told(terminated)}, and both must be scalars."
+        )
+    if not jnp.issubdtype(terminated.dtype, jnp.bool_):
+        raise ValueError(f"step_env of {name!r} returns terminated {_told(terminated)}, and it must be bool[].")
+    obs, _ = jax.eval_shape(env.reset_env, key, params)
+    if not isinstance(seen, Discrete) and tuple(obs.shape) != tuple(seen.shape):
+        raise ValueError(
+            f"{name!r} returns observations {_told(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
+            "be the same."
+        )
+
+
+def _check_limit(env: Any, name: str, state: Any, params: Any) -> None:
+    try:
+        jax.eval_shape(env.is_truncated, state, params)
+    except AttributeError as error:
+        raise ValueError(
+            f"is_truncated of {name!r} fails ({error}): gymnax's compares state.time with params.max_steps_in_episode. Carry the "
+            "time in the state, or override is_truncated."
+        ) from None
+
+
+def _returned(env: Any, method: str, wanted: str, *args: Any) -> tuple:
+    """The shapes of what a method returns. ValueError where it does not return as many values as are wanted."""
+    out, count = jax.eval_shape(getattr(env, method), *args), wanted.count(",") + 1
+    found = len(out) if isinstance(out, tuple | list) else 1
+    if found != count:
+        limit = " `is_truncated(state, params)` says whether the time limit is reached." if method == "step_env" else ""
+        values = f"{found} values" if found > 1 else "None" if out is None else "one value"
+        raise ValueError(f"{method} of {env.name!r} returns {values}, and must return {count}: {wanted}.{limit}")
+    return tuple(out)
+
+
+def _require_same_types(state: Any, after: Any, name: str) -> None:
+    for path, (before, now) in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda x, y: (x, y), state, after), is_leaf=lambda pair: isinstance(pair, tuple)
+    ):
+        if (before.shape, before.dtype) != (now.shape, now.dtype):
+            raise ValueError(
+                f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_told(before)} from "
+                f"reset_env, {_told(now)} after a step. They must be the same."
+            )
+
+
+def _told(tree: Any) -> str:
+    """Types of a tree of shapes: float32[3] for one."""
+    leaves = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"
