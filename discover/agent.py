@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gymnax.environments import spaces
 from discover import rollout as ro
 from discover.config import AgentConfig
 from discover.learning import Learner, require_separable
+from discover.modes import is_traced, plain_jax
 from discover.networks import Networks, dot_general, make_networks
 from discover.plan import CPU, Plan, plan_for
 from envs.spaces import MultiDiscrete
@@ -264,7 +266,14 @@ class Agent:
         num_episodes: int,
         greedy: bool = False,
     ) -> jax.Array:
-        """f32[num_episodes]: undiscounted returns of fresh episodes, one per environment, each to its own end."""
+        """f32[num_episodes]: undiscounted returns of fresh episodes, one per environment, each to its own end.
+
+        Called by itself, outside of jit and vmap, it runs in `plain_jax`, as `discover.train` does.
+        """
+        with contextlib.nullcontext() if is_traced((task, state, key)) else plain_jax():
+            return self._evaluate(task, state, key, num_episodes, greedy)
+
+    def _evaluate(self, task: Task, state: AgentState, key: jax.Array, num_episodes: int, greedy: bool) -> jax.Array:
         reset_key, step_key = jax.random.split(key)
         keys = jax.random.split(reset_key, num_episodes)
         obs, env_state = jax.vmap(self.env.reset, in_axes=(0, None))(keys, task.env_params)

@@ -8,6 +8,7 @@ import io
 import itertools
 import operator
 import os
+import re
 import signal
 import sys
 import time
@@ -23,9 +24,9 @@ import tyro
 
 from discover import processes
 from discover.config import AgentConfig
-from discover.console import tell
+from discover.console import plain_advice, tell
 from discover.modes import plain_jax
-from discover.names import split_recipe, unknown
+from discover.names import LISTED, check_arguments, split_recipe
 from discover.recipe import Recipe
 from discover.recipes import RECIPES
 from discover.recipes import get as get_recipe
@@ -154,6 +155,7 @@ def _list(_: List) -> None:
 
 
 def _train(args: Train) -> None:
+    from discover.comparison import count_of
     from discover.statistics import few_seeds_note, iqm_interval
     from discover.train import train
 
@@ -171,7 +173,8 @@ def _train(args: Train) -> None:
         progress=tell,
     )
     final = result.returns[:, -1]
-    tell(f"final return: mean {final.mean():.2f}, IQM {iqm_interval(final)} over {len(final)} seeds")
+    shown = iqm_interval(final) if len(final) > 1 else f"{final[0]:.1f}"  # a single seed has no interval
+    tell(f"final return: mean {final.mean():.2f}, IQM {shown} over {count_of(len(final), 'seed')}")
     if note := few_seeds_note(len(final)):
         tell(note)
     if args.out is not None:
@@ -242,6 +245,8 @@ def _export(args: Export) -> None:
     source = args.run / "objective.safetensors"
     if not source.exists():
         raise ValueError(f"{args.run} holds no objective.safetensors: give the directory of a run.")
+    if args.file.suffix != ".safetensors":
+        raise ValueError(f"expected the name of a file that ends in .safetensors, and got {args.file}: add the ending.")
     if args.file.exists():
         raise ValueError(f"{args.file} exists already: choose another name, or remove it.")
     if not args.file.parent.is_dir():
@@ -253,6 +258,8 @@ def _export(args: Export) -> None:
 def _plot(args: Plot) -> None:
     from discover.plots import draw_run
 
+    if args.out is not None and args.out.is_file():
+        raise ValueError(f"{args.out} is a file: choose a directory as --out.")
     for path in draw_run(args.run, args.out or args.run):
         tell(f"wrote {path}")
 
@@ -322,13 +329,13 @@ def _status(argv: list[str]) -> int:
 
 
 @plain_jax()
+@plain_advice()
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         tell(_usage())
         return 0
+    check_arguments(argv)
     name, rest = argv[0], argv[1:]
-    if name not in COMMANDS:
-        raise unknown("command", name, COMMANDS)
     keep_programs()
     arguments, command = COMMANDS[name]
     default, rest = _default(name, rest)
@@ -352,7 +359,18 @@ def _parse(arguments: type, name: str, rest: list[str], default: Any) -> Any:
         sentence = " ".join(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines))).removesuffix(".")
         near = [line.split()[0] for line in _after("Perhaps you meant:", lines) if line.startswith("--")]
         hint = f" Perhaps you meant {' or '.join(near[:3])}." if near else ""
-        raise ValueError(f"{sentence}.{hint} See `discover {name} --help`.") from None
+        raise ValueError(f"{_by_flag(sentence, default)}.{hint} See `discover {name} --help`.") from None
+
+
+def _by_flag(sentence: str, default: Any) -> str:
+    """tyro names the part of the settings that refused one of its fields ("Error parsing recipe.agent: num_envs must"): the flag
+    instead, where the sentence begins with a field."""
+    found = re.match(r"Error parsing (?:recipe\.)?(\w+): (?:\1\.)?(\w+)(.*)", sentence)
+    if found is None:
+        return sentence
+    part, name, rest = found.groups()
+    is_field = hasattr(getattr(getattr(default, "recipe", default), part, None), name)
+    return f"--{part}.{name}".replace("_", "-") + rest if is_field else name + rest
 
 
 def _after(mark: str, lines: list[str]) -> list[str]:
@@ -408,4 +426,4 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}. Check the path and the space left on the disk."
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).replace("envs.available() lists them all", LISTED)

@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
+from discover.arguments import require_counts, require_seed, require_settings, whole
 from discover.comparison import Comparison, Curve, Trial, count_of
 from discover.modes import plain_jax
 from discover.record import fingerprint, made_with
@@ -23,7 +24,7 @@ from discover.settings import flatten, rebuild
 from discover.setups import LossConfig, Setup, usual_setup
 from discover.statistics import iqm_interval
 from discover.store import locked, write_text
-from discover.train import as_json, make_directory, make_life, require_counts, require_seed, resolve_objective, train
+from discover.train import as_json, make_directory, make_life, require_objective, require_room, resolve_objective, train
 from envs import name_of
 
 
@@ -64,7 +65,7 @@ def evaluate(
 
     An objective that an environment's actions do not fit is named in the table with the reason, and the others go on.
     Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were
-    got otherwise.
+    got otherwise; TypeError as `train` does.
     """
     if out is not None and (objects := [env for env in envs if not isinstance(env, str)]):
         raise ValueError(
@@ -72,16 +73,17 @@ def evaluate(
             "nothing to another process: register it (`envs.register(name, env)`) and give the name, or leave `out` out."
         )
     specs, envs, budgets = _asked(objectives, envs, total_steps)
-    num_seeds, num_evals, seed = (operator.index(n) for n in (num_seeds, num_evals, seed))
+    num_seeds, num_evals, seed = whole("num_seeds", num_seeds), whole("num_evals", num_evals), whole("seed", seed)
     require_counts(num_seeds=num_seeds, num_evals=num_evals, chunk=1 if chunk is None else chunk)
     require_seed(seed)
+    require_settings(agent, loss)
     if num_seeds < 2:
         raise ValueError(
             "evaluate tells intervals, which need at least 2 seeds, and num_seeds is 1: see `train` for one."
         )
     loaded = {name: resolve_objective(spec) for name, spec in specs.items()}
     setups = {env: (agent or usual_setup(env).agent, loss or usual_setup(env).loss) for env in envs}
-    misfits = _misfits(loaded, setups, budgets)
+    misfits = _misfits(loaded, setups, budgets, num_seeds)
     plan = [
         (Trial(env, budget), name)
         for env in setups
@@ -128,22 +130,22 @@ def evaluate(
 
 def _asked(objectives, envs, total_steps):
     """({name: spec}, environments, budgets), each once."""
-    if isinstance(objectives, (str, os.PathLike, lo.Objective, lo.Drift)) or isinstance(envs, str):
+    if any(isinstance(given, str | os.PathLike) or not isinstance(given, Iterable) for given in (objectives, envs)):
         raise ValueError(
             "evaluate takes lists of objectives and of environments, and was given a single one without a list."
         )
     if not isinstance(objectives, Mapping):
         if any(isinstance(o, (lo.Objective, lo.Drift)) for o in objectives):
             raise ValueError("an objective itself needs a name to be listed by: give {'mine': objective}.")
-        objectives = {os.fspath(o): o for o in objectives}
+        objectives = {os.fspath(require_objective(o)): o for o in objectives}
     budgets = total_steps if isinstance(total_steps, (tuple, list, np.ndarray)) else [total_steps]
-    budgets = list(dict.fromkeys(operator.index(n) for n in budgets))
+    budgets = list(dict.fromkeys(whole("total_steps", n) for n in budgets))
     if not objectives or not envs or not budgets:
         raise ValueError("evaluate needs at least one objective, one environment and one budget.")
     return {str(name): spec for name, spec in objectives.items()}, list(dict.fromkeys(map(name_of, envs))), budgets
 
 
-def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:
+def _misfits(loaded, setups, budgets, num_seeds) -> dict[tuple[str, str], str]:
     """Which objectives do not fit where; raises for what fits none."""
     out = {}
     for env, (config, _) in setups.items():
@@ -156,7 +158,7 @@ def _misfits(loaded, setups, budgets) -> dict[tuple[str, str], str]:
                     f"{count_of(updates, 'update')} in {env}: leave one out."
                 )
             lives[updates] = budget
-        Agent.fit(learner.env, config, lo.Mirror())  # what any objective needs
+        require_room(Agent.fit(learner.env, config, lo.Mirror()), num_seeds)  # what any objective needs
         for name, objective in loaded.items():
             try:
                 Agent.fit(learner.env, config, objective)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -25,10 +26,16 @@ def plain_jax() -> Iterator[None]:
 
     `train`, `evaluate`, `meta_train` and what else starts lives run in it, so that they give the same bits under
     `JAX_ENABLE_X64=1`, `jax_debug_nans`, `jax.disable_jit` and strict promotion as without. The settings of the caller hold again
-    afterwards. Functions that a user jits, as the methods of `Agent` and all of `learned_objectives`, run under the user's.
+    afterwards. Functions that a user jits, as the methods of `Agent` and all of `learned_objectives`, run under the user's. One
+    that is also called by itself, as `Agent.evaluate`, runs in it where nothing traces it: see `is_traced`.
     """
     with contextlib.ExitStack() as stack:
         for name, value in PLAIN.items():
             if getattr(jax.config, name) != value:
                 stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
         yield
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf is an argument of a function that jit, vmap or grad is about to transform."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

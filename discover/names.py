@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 COMMANDS = ("quickstart", "list", "train", "meta-train", "resume", "evaluate", "export", "plot")
@@ -14,22 +14,43 @@ RECIPES = (
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),
 )
 FORMULAS = ("a2c", "dpo", "mdpo", "ppo")  # objectives that are shipped without a file
-SWITCHES = (
-    "--fit",
-    "--dry-run",
-    "--wandb",
-    "--no-fit",
-    "--no-dry-run",
-    "--no-wandb",
+ENVIRONMENTS = (
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
+    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+    *(f"{name}-bsuite" for name in ("Catch", "DeepSea", "SimpleBandit")),
+    *(f"{name}Chain-bsuite" for name in ("Memory", "Umbrella", "Discounting")),
+    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "BernoulliBandit", "GaussianBandit")),
+    *(f"{name}-misc" for name in ("Reacher", "Swimmer", "Pong", "FrozenLake")),
+    *(f"brax/{name}" for name in ("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "pusher", "reacher")),
+    *(f"brax/{name}" for name in ("inverted_pendulum", "inverted_double_pendulum", "walker2d")),
+)
+LEFT_TO_THE_PARSER = ("gridworld/", "probe/", "brax/swimmer", "brax/fast", "MNISTBandit-bsuite")  # it says more of them
+LISTED = "`discover list` shows them all"
+SWITCHES = tuple(
+    f"--{group}{no}{name}"
+    for group, flags in (
+        ("", ("fit", "dry-run", "wandb")),
+        ("agent.", ("anneal", "normalise-obs", "normalise-reward")),
+        ("lpg.", ("see-gamma",)),
+    )
+    for name in flags
+    for no in ("", "no-")
 )  # flags of meta-train without a value
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for an unknown name: it names the nearest one, if one is near, and all there are."""
+    known = list(known)
+    near = _near(name, known)
+    hint = f"did you mean {near!r}? Known" if near else "known"
+    return ValueError(f"Unknown {kind} {name!r}; {hint} are {', '.join(known)}.")
+
+
+def _near(name: str, known: Iterable[str]) -> str | None:
+    """The known name, as it is spelled, that is `nearest`."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     near = nearest(name, by_lower)
-    hint = f"did you mean {by_lower[near]!r}? " if near else ""
-    return ValueError(f"Unknown {kind} {name!r}; {hint}Known are {', '.join(by_lower.values())}.")
+    return by_lower[near] if near else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -46,7 +67,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def check_arguments(argv: list[str]) -> None:
-    """ValueError for a command, a recipe or an objective that does not exist. The full parser checks everything else."""
+    """ValueError for a command, a recipe, an objective or an environment that does not exist, and for a value that is empty. The
+    full parser checks everything else."""
     if not argv or argv[0] in ("-h", "--help"):
         return
     command, rest = argv[0], argv[1:]
@@ -54,15 +76,58 @@ def check_arguments(argv: list[str]) -> None:
         raise unknown("command", command, COMMANDS)
     if {"-h", "--help"} & set(rest):
         return
-    if command == "meta-train":
-        split_recipe(rest)
-    if command == "train":
-        for flag, value in itertools.pairwise(rest):
-            if flag == "--objective":
-                _check_objective(value)
-    if command == "evaluate":
-        for word in rest[: next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))]:
-            _check_objective(word)
+    _refuse_empty(argv)
+    if command in CHECKS:
+        CHECKS[command](rest)
+
+
+def _refuse_empty(argv: list[str]) -> None:
+    for before, word in itertools.pairwise(argv):
+        flag, equals, value = word.partition("=")
+        if not word or (flag.startswith("--") and equals and not value):
+            raise ValueError(f"{flag or before} is followed by an empty value: give one, or leave it out.")
+
+
+def _check_meta_train(words: list[str]) -> None:
+    for name in _values(split_recipe(words)[1], "--envs"):
+        _check_environment(name)
+
+
+def _check_train(words: list[str]) -> None:
+    for name in _values(words, "--objective"):
+        _check_objective(name)
+    for name in _values(words, "--env"):
+        _check_environment(name)
+
+
+def _check_evaluate(words: list[str]) -> None:
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if "--envs" not in flags and not _free(words):
+        raise ValueError(
+            "evaluate needs objectives and --envs: for example, `discover evaluate ppo dpo --envs CartPole-v1`."
+        )
+    for name in itertools.takewhile(lambda word: not word.startswith("-"), words):
+        _check_objective(name)
+    for name in _values(words, "--envs"):
+        _check_environment(name)
+
+
+def _check_resume(words: list[str]) -> None:
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in ("--generations", "--checkpoint-every"):
+            run = next(iter(_free(words).values()), "DIRECTORY")
+            raise ValueError(
+                f"resume goes on by the recipe in the directory, and takes no {flag}: `discover meta-train RECIPE --out {run} "
+                f"{flag} NUMBER` does."
+            )
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "meta-train": _check_meta_train,
+    "train": _check_train,
+    "evaluate": _check_evaluate,
+    "resume": _check_resume,
+}
 
 
 def split_recipe(words: list[str]) -> tuple[str, list[str]]:
@@ -70,20 +135,53 @@ def split_recipe(words: list[str]) -> tuple[str, list[str]]:
 
     Raises ValueError if there is no recipe, or an unknown one.
     """
-    free = [i for i, word in enumerate(words) if not word.startswith("-") and not _is_value(words, i)]
-    named = [i for i in free if words[i] in RECIPES]
-    if not named and not free:
+    free = _free(words)
+    for at, word in free.items():
+        if word in RECIPES:
+            return word, words[:at] + words[at + 1 :]
+    taken = next((i for i, word in enumerate(words) if word in RECIPES), None)
+    if taken is not None and not any(nearest(word, RECIPES) for word in free.values()):
+        raise ValueError(
+            f"meta-train needs a recipe, and {words[taken]} was taken as the value of {words[taken - 1]}: put the recipe first."
+        )
+    if not free:
         raise ValueError(f"meta-train needs a recipe: one of {', '.join(RECIPES)}.")
-    at = (named or free)[0]
-    if words[at] not in RECIPES:
-        raise unknown("recipe", words[at], RECIPES)
-    return words[at], words[:at] + words[at + 1 :]
+    raise unknown("recipe", max(free.values(), key=_likeness), RECIPES)
+
+
+def _likeness(word: str) -> float:
+    """To the recipe's name that shares most letters with a word."""
+    return max(difflib.SequenceMatcher(None, word.lower(), recipe).ratio() for recipe in RECIPES)
+
+
+def _free(words: list[str]) -> dict[int, str]:
+    """The words, by their place, that are neither flags nor the first value of one."""
+    return {i: word for i, word in enumerate(words) if not word.startswith("-") and not _is_value(words, i)}
 
 
 def _is_value(words: list[str], i: int) -> bool:
     """Whether a word follows a flag that takes a value."""
-    before = words[i - 1] if i else ""
+    before = words[i - 1].replace("_", "-") if i else ""
     return before.startswith("--") and "=" not in before and before not in SWITCHES
+
+
+def _values(words: list[str], flag: str) -> list[str]:
+    """What a flag is given, as `--flag value ...` or `--flag=value`."""
+    found = []
+    for i, word in enumerate(words):
+        if word == flag:
+            found.extend(itertools.takewhile(lambda after: not after.startswith("-"), words[i + 1 :]))
+        elif word.startswith(f"{flag}="):
+            found.append(word.partition("=")[2])
+    return found
+
+
+def _check_environment(name: str) -> None:
+    """Only where a known name is near, so that a name of the grid worlds may be."""
+    base = name.partition("@")[0] if name.startswith("brax/") else name
+    near = None if base in ENVIRONMENTS or base.startswith(LEFT_TO_THE_PARSER) else _near(base, ENVIRONMENTS)
+    if near is not None:
+        raise ValueError(f"Unknown environment {name!r}; did you mean {near!r}? {LISTED}.")
 
 
 def _check_objective(word: str) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import learned_objectives as lo
+from discover.arguments import directory_of
 from discover.config import AgentConfig
 from discover.curriculum import CurriculumConfig
 from discover.evolution import EvolutionConfig
@@ -173,7 +174,7 @@ def recipe_of(record: Mapping[str, Any]) -> Recipe:
 
 def recipe_in(out: str | Path) -> Recipe:
     """The recipe of the run in a directory. Raises ValueError if there is none, or one of another version."""
-    path = Path(out) / "recipe.json"
+    path = directory_of(out) / "recipe.json"
     try:
         recipe = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -16,6 +16,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover import parallel, processes
+from discover.arguments import directory_of
 from discover.console import tell
 from discover.fit import advice, recorded_chunk, settled
 from discover.modes import plain_jax
@@ -74,6 +75,7 @@ def meta_train(
     Raises:
       RunError: `out` holds something else, another recipe's run, or a run that is going on.
       ValueError: an environment or a size that cannot be.
+      TypeError: `out` is no path.
       LostProcess: another process of the run is gone.
     """
     if isinstance(recipe, str):
@@ -82,6 +84,7 @@ def meta_train(
         raise ValueError(
             f"recipe must be a Recipe or the name of one, and is {recipe!r}: see discover.recipes.RECIPES."
         )
+    out = directory_of(out)
     if wandb and processes.first():
         import_wandb()
     with processes.watched():
@@ -132,10 +135,10 @@ def gains(evaluations: dict[int, dict[str, list]], best: int) -> dict[str, Inter
     """By environment: mean return of a generation's lives minus that of generation 0, with its 95% bootstrap interval over lives.
 
     Both generations met the same tasks, so lives are resampled in pairs. A life that diverged has no return: None then. None too
-    where generation 0 is the best itself, and for a single life.
+    where generation 0 is the best itself, and for a single life. Empty where the log of either generation is gone.
     """
     found = {}
-    for env, start in evaluations.get(0, {}).items():
+    for env, start in (evaluations.get(0, {}) if best in evaluations else {}).items():
         lives = evaluations[best][env]
         known = best > 0 and len(lives) > 1 and None not in (*lives, *start)
         found[env] = interval(paired_improvement, lives, start, paired=True) if known else None
@@ -145,6 +148,11 @@ def gains(evaluations: dict[int, dict[str, list]], best: int) -> dict[str, Inter
 def outcome(rows: list[dict[str, Any]], best: int) -> list[str]:
     """What a finished run reports: the generation it exports, its gain over the start, and a warning where there is none."""
     evaluations = {row["generation"]: row["evaluation"] for row in rows if "evaluation" in row}
+    if not {0, best} <= evaluations.keys():
+        return [
+            f"Exported: generation {best}. What it gained over the start is not known, since metrics.jsonl, or a part of it, is "
+            "gone."
+        ]
     if best == 0:
         count = len(evaluations) - 1
         return [

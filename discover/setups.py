@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import envs
 from discover.config import AgentConfig
+from discover.console import advise
 from learned_objectives import LPG, Mirror, Objective
 
 
@@ -158,8 +158,7 @@ def warn_if_far(objective: Objective, config: AgentConfig) -> None:
     if not 0.1 <= rate / usual <= 10.0:
         far.append(f"its family was used with {config.optimizer} at about {usual:g}, and learning_rate is {rate:g}")
     if far:
-        warnings.warn(
+        advise(
             f"This LPG may not learn with these settings: {'; '.join(far)}. learned_objectives.card names the settings of its "
-            "search.",
-            stacklevel=3,
+            "search."
         )

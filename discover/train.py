@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -20,6 +21,7 @@ import envs
 import learned_objectives as lo
 from discover import parallel
 from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stretches
+from discover.arguments import directory_of, require_counts, require_seed, require_settings, whole
 from discover.curriculum import TASK
 from discover.modes import plain_jax
 from discover.setups import LossConfig, usual_setup, warn_if_far
@@ -69,19 +71,22 @@ def train(
       progress: called with a line after each stretch, `print` for instance.
 
     Warns where an LPG meets settings far from those it was searched with.
-    Raises ValueError with a sentence for what cannot be: names, sizes, spaces.
+    Raises, with a sentence:
+      ValueError: what cannot be: names, sizes, spaces.
+      TypeError: what is of another type. Numbers of steps, seeds and evaluations are ints; 1e6 is a float.
     """
+    total_steps = whole("total_steps", total_steps)
+    require_counts(num_seeds=num_seeds, num_evals=num_evals, chunk=1 if chunk is None else chunk)
+    require_seed(seed)
+    require_settings(agent, loss)
     env = envs.name_of(env)
     usual = usual_setup(env)
     learner, task, num_updates = make_life(env, agent or usual.agent, total_steps)
     loaded = resolve_objective(objective)
     if not isinstance(objective, lo.Objective) or loss is not None:
         loaded = (loss or usual.loss).on(loaded)
-    require_counts(num_seeds=num_seeds, num_evals=num_evals)
-    if chunk is not None:
-        require_counts(chunk=chunk)
-    require_seed(seed)
     learner = Agent.fit(learner.env, learner.config, loaded)
+    require_room(learner, num_seeds)
     warn_if_far(loaded, learner.config)
     directory = None if out is None else make_directory(out)
     if directory is not None:
@@ -107,6 +112,29 @@ def make_life(env_name: str, config: AgentConfig, total_steps: int) -> tuple[Age
     agent = Agent(env, config)
     agent.networks  # raises here, with a sentence, for spaces that no head serves  # noqa: B018
     return agent, agent.task(env_params, total_steps), config.num_updates(total_steps)
+
+
+def require_room(agent: Agent, num_seeds: int) -> None:
+    """ValueError where the states of all agents, with one rollout, are more than the memory that all devices have left."""
+    from discover.fit import free_memory
+
+    each, rollout = _sizes(agent)
+    needed, left = num_seeds * each + rollout, free_memory() * jax.local_device_count()
+    if needed > left:
+        raise ValueError(
+            f"num_seeds is {num_seeds}, and so many agents do not fit into memory: they need {needed / 1e9:,.1f} GB or more, and "
+            f"{left / 1e9:,.1f} GB are left. Take fewer, or smaller ones (agent.num_envs, agent.num_steps, agent.hidden)."
+        )
+
+
+@lru_cache(maxsize=64)
+def _sizes(agent: Agent) -> tuple[int, int]:
+    """Bytes of an agent's state, and of the observations of one rollout."""
+    env, config = agent.env, agent.config
+    task = agent.task(env.default_params, config.steps_per_update)
+    state = jax.tree.leaves(jax.eval_shape(agent.init, task, jax.random.key(0)))
+    seen = env.observation_space(env.default_params).shape
+    return sum(x.size * x.dtype.itemsize for x in state), 4 * config.steps_per_update * math.prod(seen)
 
 
 def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chunk, progress) -> TrainResult:
@@ -166,6 +194,7 @@ def resolve_objective(spec: str | os.PathLike | lo.Objective) -> lo.Objective:
 
     A drift by itself, from a file or as given, is put into `Mirror`.
     """
+    require_objective(spec)
     if isinstance(spec, lo.Drift):
         return lo.Mirror(drift=spec)
     if isinstance(spec, lo.Objective):
@@ -179,13 +208,28 @@ def resolve_objective(spec: str | os.PathLike | lo.Objective) -> lo.Objective:
     return resolve_objective(loaded)
 
 
+def require_objective(spec: Any) -> Any:
+    """What `resolve_objective` takes, as it is; TypeError with a sentence for anything else."""
+    if not isinstance(spec, str | os.PathLike | lo.Objective | lo.Drift):
+        got = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"a {type(spec).__name__}"
+        raise TypeError(
+            f"expected an objective, a drift, a name (learned_objectives.available()), or a path, and got {got}."
+        )
+    if isinstance(spec, lo.Mirror) and not isinstance(spec.drift, lo.Drift):
+        raise TypeError(
+            f"the drift of a Mirror must be a learned_objectives.Drift, and is {spec.drift!r}: give lo.DPO(), or an instance of "
+            "your own subclass of lo.Drift."
+        )
+    return spec
+
+
 def refuse_overwriting(path: Path) -> None:
     if path.exists():
         raise ValueError(f"{path} exists already: choose another --out, or remove it.")
 
 
 def make_directory(out: str | os.PathLike) -> Path:
-    path = Path(out)
+    path = directory_of(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -198,17 +242,6 @@ def make_directory(out: str | os.PathLike) -> Path:
     ):
         raise ValueError(f"Cannot write to {path}: choose another --out.")
     return path
-
-
-def require_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, and is {count}.")
-
-
-def require_seed(seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be in [0, 2^31), and is {seed}.")
 
 
 def as_json(returns: np.ndarray) -> list:

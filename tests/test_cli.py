@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import safetensors.numpy
 from tyro._docstrings import get_field_docstring
 
+import envs
 import learned_objectives as lo
 from discover import cli, names
 from discover.recipes import RECIPES
@@ -148,10 +150,10 @@ SIZES = [(f"{line} --{flag}", flag) for line, flags in POSITIVE.items() for flag
 
 @pytest.mark.parametrize(("line", "flag"), SIZES)
 def test_what_must_be_positive_is_named_with_its_value(refused, line, flag):
-    name = flag.split(".")[-1].replace("-", "_")
+    name = f"--{flag}" if "." in flag else flag.replace("-", "_")
     for value in ("0", "-1"):
         sentence = refused(f"{line} {value}")
-        assert f"{name} must" in sentence
+        assert sentence.startswith(f"discover: {name} must")
         assert value in sentence.split(name)[1]
 
 
@@ -169,19 +171,22 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
             f"{META} --evolution.population 7",
             "population must be even, because candidates come in pairs, and is 7: try 8",
         ),
-        ("train --agent.num-minibatches 3", "num_minibatches must divide num_envs * num_steps = 512, and 3 does not"),
-        (f"{META} --agent.num-minibatches 3", "num_minibatches must divide num_envs * num_steps = 512, and 3 does not"),
+        ("train --agent.num-minibatches 3", "num-minibatches must divide num_envs * num_steps = 512, and 3 does not"),
+        (
+            f"{META} --agent.num-minibatches 3",
+            "--agent.num-minibatches must divide num_envs * num_steps = 512, and 3 does not",
+        ),
         ("train --total-steps 100 --out out", "at least one rollout of 4 x 128 = 512 environment steps, and is 100"),
         (f"{META} --total-steps 100", "at least one rollout of 4 x 128 = 512 environment steps, and is 100"),
         ("evaluate ppo --envs CartPole-v1 --total-steps 100 --out out", "at least one rollout of 4 x 128"),
         (f"{META} --seed -1", "seed must be in [0, 2^31), and is -1"),
         (f"{META} --learning-rates 0.1 0.2", "one per environment (1), and there are 2"),
         (f"{META} --envs", "envs must name at least one environment"),
-        (f"{META} --evolution.sigma-decay 2", "sigma_decay must be in (0, 1], and is 2.0"),
+        (f"{META} --evolution.sigma-decay 2", "--evolution.sigma-decay must be in (0, 1], and is 2.0"),
         (f"{META} --evolution.shaping best", "Expected one of ('centred_rank', 'z_score', 'pairwise')"),
-        ("train --loss.gamma 1.5 --out out", "gamma must be in [0, 1], and is 1.5"),
+        ("train --loss.gamma 1.5 --out out", "--loss.gamma must be in [0, 1], and is 1.5"),
         ("train --agent.activation gelu --out out", "Expected one of ('tanh', 'relu', 'swish')"),
-        ("train --agent.learning-rate nan --out out", "learning_rate must be positive and finite, and is nan"),
+        ("train --agent.learning-rate nan --out out", "--agent.learning-rate must be positive and finite, and is nan"),
         ("train --num-seeds 1.5 --out out", "--num-seeds"),
         ("train --agnet.num-envs 3 --out out", "Unrecognized options: --agnet.num-envs, 3"),
         (f"{META} more", "Unrecognized options: more"),
@@ -189,6 +194,25 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
         ("train --agent.network cnn --out out", "A CNN needs observations [height, width, channels]"),
         (f"{META} --agent.network cnn", "A CNN needs observations [height, width, channels]"),
         ("train --seed 2147483648 --out out", "seed must be in [0, 2^31), and is 2147483648"),
+        (f"{META} --lpg.hidden 0", "discover: --lpg.hidden must be at least 1, and is 0"),
+        (f"{META} --evolution.strategy ES", "discover: Unknown strategy 'ES'"),
+        (
+            "train --num-seeds 1000000000 --total-steps 1024 --out out",
+            "num_seeds is 1000000000, and so many agents do not",
+        ),
+        ("train --agent.hidden 1000000 1000000 --out out", "so many agents do not fit into memory"),
+        ("evaluate ppo --envs CartPole-v1 --num-seeds 1000000000 --out out", "so many agents do not fit into memory"),
+        ("train --env small --out out", "did you mean 'gridworld/small'? `discover list` shows them all"),
+        ("train --env CartPol-v1 --out out", "did you mean 'CartPole-v1'? `discover list` shows them all"),
+        ("card", "Unknown command 'card'; known are quickstart, list"),
+        ("meta-train --agent.normalise-reward lpo_small", "meta-train needs --out DIRECTORY"),
+        ("meta-train --agent.no-anneal lpo_small", "meta-train needs --out DIRECTORY"),
+        ("meta-train --envs CartPole-v1 Acrobot-v1 lpo_smal --out out", "Unknown recipe 'lpo_smal'"),
+        ("meta-train --out lpo_small", "lpo_small was taken as the value of --out: put the recipe first"),
+        ("meta-train --out lpo_small --envs CartPole-v1 Acrobot-v1", "lpo_small was taken as the value of --out"),
+        ("resume out --generations 5", "`discover meta-train RECIPE --out out --generations NUMBER` does"),
+        ("resume --checkpoint-every=5 out", "`discover meta-train RECIPE --out out --checkpoint-every NUMBER` does"),
+        ("train --objective=", "--objective is followed by an empty value"),
         (f"train --total-steps 1{'0' * 20} --out out", "must hold at most 4,194,304 rollouts of 512 environment steps"),
     ],
 )
@@ -203,6 +227,8 @@ def test_what_cannot_be_is_said(refused, line, said):
         ("meta-train --out out", "meta-train needs a recipe: one of quickstart"),
         ("meta-train quickstart", "meta-train needs --out DIRECTORY"),
         ("evaluate ppo", "--envs"),
+        ("evaluate", "evaluate needs objectives and --envs: for example"),
+        ("evaluate --out out", "evaluate needs objectives and --envs: for example"),
         ("evaluate --envs CartPole-v1", "at least one objective, one environment and one budget"),
         ("export", "PATH the directory of a run"),
         ("plot", "PATH the directory of a run"),
@@ -300,6 +326,8 @@ def test_an_export_does_not_overwrite(refused, a_run, here):
     [
         ("export run nowhere/mine.safetensors", "nowhere is not a directory: make it first."),
         ("export run /proc/mine.safetensors", "/proc"),
+        ("export run mine.txt", "expected the name of a file that ends in .safetensors, and got mine.txt"),
+        ("plot run --out run/recipe.json", "run/recipe.json is a file: choose a directory as --out."),
         ("export empty mine.safetensors", "empty holds no objective.safetensors: give the directory of a run."),
         ("export nowhere mine.safetensors", "nowhere holds no objective.safetensors"),
         ("plot empty", "empty holds no run with an evaluated objective"),
@@ -417,6 +445,31 @@ def test_train_writes_its_curve(here, capsys):
     assert all(len(row["returns"]) == 2 for row in rows)
     assert is_png(here / "out" / "curve.png")
     assert "final return: mean" in capsys.readouterr().out
+
+
+def test_a_single_seed_has_no_interval(here, capsys):
+    line = "train --env probe/action --total-steps 512 --num-seeds 1 --num-evals 1"
+    assert cli.main(line.split()) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("final return")]
+    assert re.fullmatch(r"final return: mean \S+, IQM \S+ over 1 seed", line)
+
+
+@pytest.mark.filterwarnings("always:This LPG")
+def test_advice_is_a_plain_sentence(here, capsys):
+    line = "train --objective lpg --env CartPole-v1 --total-steps 64 --num-seeds 1 --num-evals 1 --agent.num-steps 16"
+    assert cli.main(line.split()) == 0
+    assert_one_sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--out", ""], ["train", "--objective", ""], ["plot", ""], ["plot", "run", "--out="]]
+)
+def test_an_empty_value_is_refused(here, capsys, words):
+    assert cli.main(words) == 2
+    sentence = capsys.readouterr().err
+    assert_one_sentence(sentence)
+    assert "is followed by an empty value: give one, or leave it out." in sentence
+    assert not list(here.iterdir())
 
 
 def test_train_on_a_full_disk(here, capsys, monkeypatch):
@@ -539,13 +592,35 @@ def test_names_known_without_jax_are_the_real_ones():
     assert tuple(cli.COMMANDS) == names.COMMANDS
     assert tuple(RECIPES) == names.RECIPES
     assert sorted(library.CLOSED_FORMS) == sorted(names.FORMULAS)
-    switches = {f"--{no}{field.name}".replace("_", "-") for field in dataclasses.fields(cli.MetaTrain) for no in ("", "no-")
-                if field.type == "bool"}  # fmt: skip
-    assert switches == set(names.SWITCHES)
+    assert set(switches(cli.MetaTrain)) == set(names.SWITCHES)
+    assert set(names.ENVIRONMENTS) == {
+        name for name in envs.available() if not name.startswith(("gridworld/", "probe/"))
+    }
+    assert {*names.LEFT_TO_THE_PARSER} == {"gridworld/", "probe/", *envs.LEFT_OUT}
+
+
+def switches(kind, group=""):
+    """The flags of a dataclass, and of those in it, that take no value."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from switches(hints[field.name], "" if field.name == "recipe" else f"{field.name}.")
+        elif hints[field.name] is bool:
+            yield from (f"--{group}{no}{field.name}".replace("_", "-") for no in ("", "no-"))
 
 
 @pytest.mark.parametrize(
-    "line", ["trian", "meta-train lpo_minata --out x", "evaluate pppo --envs CartPole-v1", "train --objective pppo"]
+    "line",
+    [
+        "trian",
+        "meta-train lpo_minata --out x",
+        "evaluate pppo --envs CartPole-v1",
+        "train --objective pppo",
+        "train --objective=pppo",
+        "train --env=CartPol-v1",
+        "evaluate ppo --envs CartPole-v1 brax/ants",
+        "meta-train --envs CartPol-v1 lpo_small",
+    ],
 )
 def test_a_mistyped_name_is_answered_before_jax_is_imported(line):
     code = (
@@ -570,6 +645,9 @@ def test_a_mistyped_name_is_answered_before_jax_is_imported(line):
         ("--envs CartPole-v1 Acrobot-v1 quickstart", "--envs CartPole-v1 Acrobot-v1"),
         ("--name lpg quickstart", "--name lpg"),
         ("--seed=3 quickstart", "--seed=3"),
+        ("--agent.normalise-reward quickstart", "--agent.normalise-reward"),
+        ("--agent.normalise_reward quickstart", "--agent.normalise_reward"),
+        ("--lpg.no-see-gamma quickstart", "--lpg.no-see-gamma"),
     ],
 )
 def test_the_recipe_may_stand_anywhere(words, rest):

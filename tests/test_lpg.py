@@ -14,6 +14,7 @@ import pytest
 
 import learned_objectives as lo
 from discover.agent import Agent, AgentConfig
+from discover.evaluate import evaluate
 from discover.setups import GRID, SHUFFLED_GRID, warn_if_far
 from discover.train import train
 from envs.gridworld import GridWorld, make_level
@@ -449,5 +450,11 @@ def test_settings_far_from_those_of_its_family_are_warned_of(objective, config, 
 
 def test_training_with_an_lpg_in_unsuitable_agents_warns():
     small = AgentConfig(num_envs=2, num_steps=4, num_epochs=2, num_minibatches=1, hidden=(4,))
-    with pytest.warns(UserWarning, match="This LPG may not learn with these settings: it takes one gradient step"):
-        train(lpg(), "CartPole-v1", total_steps=8, num_seeds=1, agent=small)
+    sentence = "This LPG may not learn with these settings: it takes one gradient step"
+    for call in (
+        lambda: train(lpg(), "CartPole-v1", total_steps=8, num_seeds=1, agent=small),
+        lambda: evaluate({"lpg": lpg()}, ["CartPole-v1"], total_steps=8, num_seeds=2, agent=small),
+    ):
+        with pytest.warns(UserWarning, match=sentence) as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]

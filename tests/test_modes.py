@@ -74,6 +74,21 @@ def test_legacy_keys_are_taken():
     np.testing.assert_array_equal(*returns)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_playing_gives_the_same_bits(mode):
+    result = discover.train("ppo", "CartPole-v1", total_steps=64, num_seeds=1, agent=SMALL)
+    state = jax.tree.map(lambda x: x[0], result.state)
+    play = lambda key: result.agent.evaluate(result.task, state, key, num_episodes=2, greedy=True)
+    key = jax.random.key(0)
+    expected = play(key)
+    np.testing.assert_array_equal(jax.jit(play)(key), expected)
+    np.testing.assert_array_equal(jax.vmap(play)(key[None])[0], expected)
+    with MODES[mode]():
+        found = play(key)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "gridworld/small"])
 def test_a_life_of_ones_own_is_in_float32(env):
     """Jitted by the user in double precision, in which gymnax steps its physics."""

@@ -694,6 +694,18 @@ def test_a_search_that_found_nothing_says_so():
     )
 
 
+@pytest.mark.parametrize("best", [0, 4])
+@pytest.mark.parametrize("kept", [{}, {"g8": [1.0]}, {"g0": [1.0], "g8": [1.0]}])
+def test_of_a_log_that_is_gone_no_gain_is_told(best, kept):
+    if f"g{best}" in kept:
+        return
+    (line,) = outcome(evaluated(**kept), best)
+    assert line == (
+        f"Exported: generation {best}. What it gained over the start is not known, since metrics.jsonl, or a part of it, is gone."
+    )
+    assert gains({int(g[1:]): {"Kite": returns} for g, returns in kept.items()}, best) == {}
+
+
 def test_a_search_says_what_it_exports_and_its_gain():
     start, best = [1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 4.0, 6.0]  # paired differences 1, 2, 1, 2
     lines = outcome(evaluated(g0=start, g4=best, g8=start), 4)
