@@ -1,6 +1,7 @@
-"""Compile a recipe for a TPU that is not there: `python -m benchmarks.accelerator_compile RECIPE TOPOLOGY` prints a JSON line.
+"""Compile a recipe for devices that are not there: `python -m benchmarks.accelerator_compile RECIPE TOPOLOGY` prints a JSON line.
 
-The package `libtpu` has the compiler; `benchmarks.accelerators --compile` sets the environment that it needs and calls this.
+For a TPU (v5e:2x2) the package `libtpu` has the compiler; for an H100 (h100) the two packages of JAX's CUDA plugin have it, and
+give no operations or cycles. `benchmarks.accelerators --compile` sets the environment that libtpu needs and calls this.
 Nothing is run: starting states are shapes, and what is reported is the compiler's own analysis.
 """
 
@@ -19,20 +20,55 @@ from benchmarks.program import Program, jaxpr_flops
 
 
 class Chip(NamedTuple):
-    """Peak rates of a chip, by its maker (Google Cloud documentation, "TPU v5e", read in 2026)."""
+    """Peak rates of a chip, by its maker: Google Cloud's documentation of TPU v5e, NVIDIA's data sheet of the H100 SXM."""
 
     memory: float  # bytes
-    flops: float  # a second, bfloat16 products
+    flops: float  # a second, of bfloat16 products on a TPU, of TF32 products on a GPU
     bandwidth: float  # bytes a second
-    clock: float  # hertz: flops / (2 x 4 units x 128 x 128 multipliers)
+    clock: float | None = None  # hertz; of v5e flops / (2 x 4 units x 128 x 128 multipliers)
 
 
-CHIPS = {"TPU v5 lite": Chip(16e9, 197e12, 819e9, 197e12 / (2 * 4 * 128 * 128))}
+CHIPS = {
+    "TPU v5 lite": Chip(16e9, 197e12, 819e9, 197e12 / (2 * 4 * 128 * 128)),
+    "NVIDIA H100 80GB HBM3": Chip(80e9, 495e12, 3.35e12),
+}
+H100 = """\
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84941897728 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 PART = 0.9  # of the memory, that a program may take
 
 
 def devices_of(topology: str) -> list[Any]:
-    """The devices of a topology, v5e:2x2 for one. ValueError with a sentence for no such, and without the right libtpu."""
+    """The devices of a topology, v5e:2x2 or h100. ValueError with a sentence for no such, and without the right compiler."""
+    return h100() if topology == "h100" else tpus(topology)
+
+
+def h100() -> list[Any]:
+    """One H100, described to XLA by its target configuration."""
+    import jax
+    from jax.experimental import topologies
+
+    try:
+        described = {"target_config": H100, "topology": "1x1x1"}
+        return list(topologies.get_topology_desc(platform="cuda", topology_name="h100", **described).devices)
+    except (RuntimeError, ValueError) as error:
+        packages = " ".join(f"jax-cuda13-{part}=={jax.__version__}" for part in ("plugin", "pjrt"))
+        raise ValueError(
+            f"Compiling for an H100 needs JAX's CUDA plugin ({str(error).splitlines()[0]}): `pip install --no-deps {packages}`."
+        ) from None
+
+
+def tpus(topology: str) -> list[Any]:
+    """The chips of a TPU topology, by libtpu."""
     import jax
     from jax.experimental import topologies
     from packaging.requirements import Requirement
@@ -86,7 +122,7 @@ def analyse(recipe: Any, devices: list[Any]) -> dict[str, Any]:
         began = time.perf_counter()
         compiled = lowered.compile()
         row["compile_s"] += time.perf_counter() - began
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {"flops": 0.0, "bytes accessed": 0.0}
         row["memory"] = max(row["memory"], total_memory(compiled))
         row["arguments"] = max(row["arguments"], memory.argument_size_in_bytes)
         row["temporaries"] = max(row["temporaries"], memory.temp_size_in_bytes)
@@ -99,11 +135,12 @@ def analyse(recipe: Any, devices: list[Any]) -> dict[str, Any]:
         for kind, found in text.collectives(turns[name]).items():
             row["collectives"][kind] = found
         row["results"] += crossing(search, jax.eval_shape(program, *shapes))
-    row["flops_per_byte"] = row["flops_a_turn"] / row["bytes_a_turn"]
+    row["flops_per_byte"] = row["flops_a_turn"] / row["bytes_a_turn"] if row["bytes_a_turn"] else None
     row["env_steps"] = steps_of(search)
     if chip is not None:
         row["fits"] = row["memory"] <= PART * chip.memory
         row["peak_s"] = row["product_flops"] / chip.flops
+    if chip is not None and chip.clock is not None:
         row["estimated_s"] = row["estimated_cycles"] / chip.clock
         row["estimated_env_steps_per_s"] = row["env_steps"] / row["estimated_s"]
     return row
@@ -168,7 +205,7 @@ def largest_that_fits(recipe: Any, devices: list[Any]) -> dict[str, Any]:
 def main() -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.accelerator_compile", description=__doc__)
     p.add_argument("recipe")
-    p.add_argument("topology", help="v5e:2x2 for one")
+    p.add_argument("topology", help="v5e:2x2 for one, or h100")
     p.add_argument("--devices", type=int, help="so many of the topology's (all)")
     p.add_argument("--chunk", type=int, help="instead of the largest that fits")
     p.add_argument("--pairs-per-device", type=int, help="a population of so many pairs a device, for weak scaling")
@@ -189,7 +226,8 @@ def main() -> int:
     except ValueError as error:
         print(f"benchmarks.accelerators: {error}", file=sys.stderr)
         return 2
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    compiler = "jax-cuda13-plugin" if args.topology == "h100" else "libtpu"
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", compiler)}
     print(json.dumps({"recipe": args.recipe, "topology": args.topology, "versions": versions, **row}), flush=True)
     return 0
 

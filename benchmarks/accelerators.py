@@ -164,7 +164,9 @@ def told(row: dict[str, Any]) -> str:
         f"{name} {row['devices']:3} chips",
         f"chunk {row['chunk']}",
         f"{row['memory'] / 1e9:.2f} GB a chip",
-        f"{row['flops_a_turn'] / 1e9:.3g} GFLOP and {row['bytes_a_turn'] / 1e9:.3g} GB a turn of every loop",
+        f"{row['flops_a_turn'] / 1e9:.3g} GFLOP and {row['bytes_a_turn'] / 1e9:.3g} GB a turn of every loop"
+        if row["bytes_a_turn"]
+        else "operations not told",
         ", ".join(f"{kind} {x['count']:.0f} x" for kind, x in row["collectives"].items()) or "no collective",
         f"{row['results']:,} bytes of results",
         f"compiled in {row['compile_s']:.0f} s",
@@ -182,7 +184,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--measure", action="store_true", help="measure this machine's accelerator, in stages")
     p.add_argument(
-        "--compile", nargs="+", metavar="TOPOLOGY", help="compile for TPUs that need not be there: v5e:2x2 v5e:4x4"
+        "--compile",
+        nargs="+",
+        metavar="TOPOLOGY",
+        help="compile for devices that need not be there: v5e:2x2 v5e:4x4 h100",
     )
     p.add_argument(
         "--recipes", nargs="+", default=list(RECIPES), metavar="RECIPE", help="with --compile (all at paper scale)"

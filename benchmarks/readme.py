@@ -180,7 +180,7 @@ def methods(report: dict[str, Any]) -> str:
 
 
 def compiled(report: dict[str, Any]) -> str:
-    """What was compiled for TPUs, by recipe and topology."""
+    """What was compiled, by recipe and topology."""
     rows = [
         [
             row["recipe"],
@@ -189,11 +189,15 @@ def compiled(report: dict[str, Any]) -> str:
                 [
                     str(row["chunk"]),
                     f"{row['memory'] / 1e9:.2f} GB",
-                    f"{row['flops_a_turn'] / 1e9:.3g} GFLOP, {row['bytes_a_turn'] / 1e9:.3g} GB",
-                    f"{row['flops_per_byte']:.2g}",
+                    f"{row['flops_a_turn'] / 1e9:.3g} GFLOP, {row['bytes_a_turn'] / 1e9:.3g} GB"
+                    if row["bytes_a_turn"]
+                    else "-",
+                    f"{row['flops_per_byte']:.2g}" if row["bytes_a_turn"] else "-",
                     f"{sum(x['count'] for x in row['collectives'].values()):.0f}",
                     f"{row['results']:,}",
-                    f"{row['estimated_s']:.3g} s ({row['estimated_env_steps_per_s'] / 1e6:.3g}M)",
+                    f"{row['estimated_s']:.3g} s ({row['estimated_env_steps_per_s'] / 1e6:.3g}M)"
+                    if "estimated_s" in row
+                    else "-",
                     f"{row['peak_s']:.2g} s",
                     f"{row['compile_s']:.0f} s",
                 ]
@@ -203,7 +207,7 @@ def compiled(report: dict[str, Any]) -> str:
         ]
         for row in report["recipes"]
     ]
-    head = ["recipe", "TPU", "chunk", "memory a chip", "one turn", "FLOP/byte", "collectives", "bytes of results"]
+    head = ["recipe", "for", "chunk", "memory a chip", "one turn", "FLOP/byte", "collectives", "bytes of results"]
     return table([*head, "a step, estimated (env steps/s)", "at the peak rate", "compiled in"], rows)
 
 
