@@ -1,11 +1,18 @@
-"""The product with a gradient of its own is the product."""
+"""Products of dense layers and minibatches, laid out or rounded as a plan or a setting says."""
+
+import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import envs
+import learned_objectives as lo
+from discover.agent import Agent, AgentConfig
 from discover.distributions import Categorical
-from discover.networks import product
+from discover.learning import minibatches
+from discover.networks import bfloat16_product, product
 
 
 def plain(x, matrix):
@@ -39,3 +46,35 @@ def test_a_policy_of_logits_is_normalised():
     np.testing.assert_allclose(policy.log_prob(action), np.log(chances[[0, 1], [2, 1]]), rtol=1e-6)
     np.testing.assert_allclose(policy.entropy(), -(chances * np.log(chances)).sum(-1), rtol=1e-6)
     assert policy.mode().tolist() == [2, 0]
+
+
+def test_bfloat16_products_round_their_factors_and_sum_in_float32():
+    """Beside ml_dtypes' rounding and float64 sums; the gradients are products of rounded factors too."""
+    rng = np.random.default_rng(0)
+    x, matrix, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 300), (300, 5), (6, 5)))
+    a, b, w = (np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (x, matrix, weight))
+    np.testing.assert_allclose(bfloat16_product(x, matrix), a @ b, rtol=1e-5, atol=1e-4)
+    found = jax.grad(lambda x, m: (bfloat16_product(x, m) * weight).sum(), (0, 1))(x, matrix)
+    np.testing.assert_allclose(found[0], w @ b.T, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found[1], a.T @ w, rtol=1e-5, atol=1e-4)
+
+
+def test_an_agent_of_bfloat16_products_learns():
+    env, params = envs.make("CartPole-v1")
+    config = AgentConfig(num_envs=4, num_steps=32, hidden=(8,))
+    steps = {}
+    for products in ("float32", "bfloat16"):
+        agent = Agent.fit(env, dataclasses.replace(config, products=products), lo.load("ppo"))
+        task = agent.task(params, 256)
+        state, _ = jax.jit(partial(agent.train, num_updates=2))(lo.load("ppo"), task, jax.random.key(0))
+        steps[products] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
+    assert not np.array_equal(*steps.values())
+    np.testing.assert_allclose(*steps.values(), atol=0.02)
+
+
+def test_minibatches_of_vectors_are_those_of_images():
+    tree = {"obs": jnp.arange(24.0).reshape(4, 2, 3), "reward": jnp.arange(4.0)}
+    index = jnp.array([2, 0])
+    plain, flat = (minibatches(tree, flat) for flat in (False, True))
+    for wanted in (index, None):
+        jax.tree.map(np.testing.assert_array_equal, plain(wanted), flat(wanted))
