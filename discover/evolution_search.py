@@ -78,7 +78,7 @@ class EvolutionSearch(Search):
                 keys = pair_keys if shared_keys is None else shared_keys
                 return setting.agent.vmap(lambda objective: candidate(objective, keys))(objectives)
 
-            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.available)
+            return parallel.spread(pair, chunk=self.chunk, devices=self.available)
 
         return [program(setting) for setting in self.settings]
 
@@ -112,7 +112,7 @@ class EvolutionSearch(Search):
             if c.shared_keys == "population":
                 fitness.append(lives(keys, (population, None)))
             else:
-                fitness.append(dealt(lives, None, (population, keys), lengths.max(-1), c.chunk, len(self.available)))
+                fitness.append(dealt(lives, None, (population, keys), lengths.max(-1), self.chunk, len(self.available)))
         return free(jnp.stack(fitness, axis=-1)), updates
 
 

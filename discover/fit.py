@@ -110,7 +110,7 @@ def advice(recipe: Recipe, devices: Sequence[Any] | None = None) -> str:
     """What to do where a step ran out of memory: the largest smaller chunk that should fit."""
     devices, chunk = tuple(devices or jax.devices()), chunk_of(recipe)
     flag = f"--{recipe.method}.chunk"
-    smaller = [size for size in sizes(recipe, len(devices)) if chunk is None or size < chunk]
+    smaller = [size for size in sizes(recipe, len(devices)) if not isinstance(chunk, int) or size < chunk]
     for size in reversed(smaller):
         need = needed(with_chunk(recipe, size), devices)
         if need <= PART * free_memory(devices):

@@ -69,7 +69,8 @@ class GradientSearch(Search):
         elif self.curriculum.kind == "plr" and self._antagonist is not None:
             Agent.fit(env, recipe.agent, self._antagonist, self.plan)  # raises here, with a sentence
         self.meta = MetaGrad(c, self.setting.agent)
-        self.devices = parallel.devices_for(c.members // c.chunk, self.available)
+        self.group = self.chunk or c.members  # members that are together in a device's program
+        self.devices = parallel.devices_for(c.members // self.group, self.available)
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -79,7 +80,7 @@ class GradientSearch(Search):
 
     def start(self) -> PyTree:
         c = self.recipe.metagrad
-        keys = jax.random.split(self._key("start", 0), (c.members // c.chunk, c.chunk))
+        keys = jax.random.split(self._key("start", 0), (c.members // self.group, self.group))
         tasks = self.setting.tasks
 
         def first(_, keys):
@@ -98,7 +99,7 @@ class GradientSearch(Search):
         return GradientState(objective, self.optimizer.init(objective), members, buffer)
 
     def regrouped(self, state: MetaState, chunk: int | None = None) -> MetaState:
-        size = chunk or self.recipe.metagrad.chunk
+        size = chunk or self.group
         members = jax.tree.map(lambda x: x.reshape((-1, size, *x.shape[2:])), state.search.members)
         return state.replace(search=state.search.replace(members=members))
 
@@ -121,7 +122,7 @@ class GradientSearch(Search):
 
         A member that diverged may take its group's sum with it, for this step; it is replaced before the next.
         """
-        size = self.recipe.metagrad.chunk
+        size = self.group
 
         def apply(grads, objective, opt_state):
             squares = [(g * g).sum(tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)]

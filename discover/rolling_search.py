@@ -51,11 +51,11 @@ class RollingSearch(EvolutionSearch):
             raise ValueError("evolution.window needs lives of one length: give total_steps.")
         if c.strategy != "Open_ES":
             raise ValueError(f"evolution.window is for strategy Open_ES, and strategy is {c.strategy}.")
-        if (c.population // 2) % (c.chunk or 1):
+        if (c.population // 2) % (self.chunk or 1):
             raise ValueError(
                 f"with evolution.window, chunk must divide the {c.population // 2} pairs, and is {c.chunk}."
             )
-        chunks = 1 if c.chunk is None else c.population // 2 // c.chunk
+        chunks = 1 if self.chunk is None else c.population // 2 // self.chunk
         self.devices = parallel.devices_for(chunks, self.available)
         self.windows = -(-self.settings[0].tasks.longest // (c.window or 1))  # in a life
 
@@ -122,7 +122,7 @@ class RollingSearch(EvolutionSearch):
                 newborn = jax.vmap(one)(keys)
                 return jax.tree.map(lambda x: jnp.stack([x, x]), newborn)
 
-            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
+            return parallel.spread(pair, chunk=self.chunk, devices=self.devices)
 
         return [program(setting) for setting in self.settings]
 
@@ -146,7 +146,7 @@ class RollingSearch(EvolutionSearch):
 
                 return setting.agent.vmap(candidate)(objectives, lives)
 
-            return parallel.spread(pair, chunk=self.recipe.evolution.chunk, devices=self.devices)
+            return parallel.spread(pair, chunk=self.chunk, devices=self.devices)
 
         return [program(setting) for setting in self.settings]
 

@@ -139,6 +139,10 @@ class Search:
         if chunk_of(recipe) == "auto":
             fills_cache = any(setting.agent.fills_cache for setting in self.settings)
             self.recipe = with_chunk(recipe, usual_chunk(recipe, self.plan, fills_cache=fills_cache))
+        chunk = chunk_of(self.recipe)
+        self.chunk = (
+            chunk if isinstance(chunk, int) else None
+        )  # pairs or members side by side; None: all of a device's share
 
     def _settings(self):
         recipe, num_fixed = self.recipe, None
