@@ -49,6 +49,7 @@ def evaluate(
     seed: int = 0,
     num_evals: int = 20,
     chunk: int | None = None,
+    devices: Sequence[Any] | None = None,
     agent: AgentConfig | None = None,
     loss: LossConfig | None = None,
     out: str | os.PathLike | None = None,
@@ -104,7 +105,7 @@ def evaluate(
     def train_cell(trial: Trial, name: str) -> Curve:
         given, knobs = setups[trial.env]
         sizes = {"total_steps": trial.total_steps, "num_seeds": num_seeds, "seed": seed, "num_evals": num_evals}
-        result = train(loaded[name], trial.env, **sizes, chunk=chunk, agent=given, loss=knobs)
+        result = train(loaded[name], trial.env, **sizes, chunk=chunk, devices=devices, agent=given, loss=knobs)
         return Curve(result.returns, result.env_steps)
 
     directory = None if out is None else make_directory(out)

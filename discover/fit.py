@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from discover import processes
 from discover.chunks import chunk_of, items, must_divide, with_chunk
-from discover.plan import plan_for
+from discover.plan import free_memory, plan_for
 from discover.recipe import Recipe, recipe_in
 from discover.searches import search_for
 
@@ -64,24 +63,6 @@ def needed(recipe: Recipe, devices: Sequence[Any] | None = None) -> int:
 def total_memory(compiled: Any) -> int:
     found = compiled.memory_analysis()
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-
-
-def free_memory(devices: Sequence[Any] | None = None) -> int:
-    """Bytes that each device has left."""
-    local = [d for d in devices or jax.devices() if d.process_index == jax.process_index()]
-    device = local[0]
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if info.exists():
-        left = 1024 * next(
-            int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("MemAvailable")
-        )
-    if limit.exists() and limit.read_text().strip().isdigit():  # of a container
-        left = min(left, int(limit.read_text()))
-    return left // len(local)
 
 
 def sizes(recipe: Recipe, devices: int) -> list[int]:

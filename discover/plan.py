@@ -1,9 +1,11 @@
-"""What suits which kind of device: an execution plan, chosen once, which model code reads and never the backend."""
+"""What suits which kind of device, as an execution plan that model code reads, and what memory devices have left."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,3 +59,21 @@ def plan_for(devices: Sequence[Any] | None = None) -> Plan:
     """The plan for these devices, which are of one platform; by default, for those of this process."""
     platform = (devices or jax.devices())[0].platform
     return {"cpu": CPU, "tpu": TPU}.get(platform, GPU)
+
+
+def free_memory(devices: Sequence[Any] | None = None) -> int:
+    """Bytes that each device has left."""
+    local = [d for d in devices or jax.devices() if d.process_index == jax.process_index()]
+    device = local[0]
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if info.exists():
+        left = 1024 * next(
+            int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("MemAvailable")
+        )
+    if limit.exists() and limit.read_text().strip().isdigit():  # of a container
+        left = min(left, int(limit.read_text()))
+    return left // len(local)

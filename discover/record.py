@@ -27,10 +27,11 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": dataclasses.asdict(recipe), "seed": recipe.seed} | made_with()
 
 
-def depends_on(recipe: Recipe) -> dict[str, Any]:
-    """All that the bits of a run depend on but its recipe and seed: where one of these differs, rounding may."""
+def depends_on(recipe: Recipe, num_devices: int | None = None) -> dict[str, Any]:
+    """All that the bits of a run on so many devices (default: all) depend on but its recipe and seed: where one of these differs,
+    rounding may."""
     chunk = chunk_of(recipe)
-    return made_with() | {"chunk": chunk} | ({} if chunk else {"devices": jax.device_count()})
+    return made_with() | {"chunk": chunk} | ({} if chunk else {"devices": num_devices or jax.device_count()})
 
 
 def made_with() -> dict[str, Any]:

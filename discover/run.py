@@ -201,7 +201,7 @@ class _Loop:
 
     def _news(self) -> dict[str, Any]:
         """For the next row of the log: what the run's bits depend on, where that is not what the log says already."""
-        here = depends_on(self.recipe)
+        here = depends_on(self.recipe, len(self.search.available))
         known = [] if self.store is None else [row["depends_on"] for row in self.store.rows() if "depends_on" in row]
         return {} if known[-1:] == [here] else {"depends_on": here}
 

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from discover.agent import Agent, AgentConfig, AgentState, Task, diverged, stret
 from discover.arguments import directory_of, require_counts, require_seed, require_settings, whole
 from discover.curriculum import TASK
 from discover.modes import plain_jax
+from discover.plan import free_memory, plan_for
 from discover.setups import LossConfig, usual_setup, warn_if_far
 
 
@@ -48,6 +49,7 @@ def train(
     seed: int = 0,
     num_evals: int = 20,
     chunk: int | None = None,
+    devices: Sequence[Any] | None = None,
     agent: AgentConfig | None = None,
     loss: LossConfig | None = None,
     out: str | os.PathLike | None = None,
@@ -66,6 +68,7 @@ def train(
         None: all of its share, or one after another on a CPU whose cache a single agent's minibatch fills; and a seed whose
         minibatches are large, or whose environment is dear to step, has all cores that others leave it. Or a core for each
         network, if their gradients are clipped apart.
+      devices: those that train them (default: all of every process).
       agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its own knobs unless `loss` is given.
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
@@ -85,16 +88,19 @@ def train(
     loaded = resolve_objective(objective)
     if not isinstance(objective, lo.Objective) or loss is not None:
         loaded = (loss or usual.loss).on(loaded)
-    learner = Agent.fit(learner.env, learner.config, loaded)
-    require_room(learner, num_seeds)
+    available = tuple(devices or jax.devices())
+    learner = Agent.fit(learner.env, learner.config, loaded, plan_for(available))
+    require_room(learner, num_seeds, available)
     warn_if_far(loaded, learner.config)
     directory = None if out is None else make_directory(out)
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
     if chunk is None:
-        spare = jax.local_device_count() // num_seeds if jax.process_count() == 1 else 1
+        spare = len(available) // num_seeds if jax.process_count() == 1 else 1
         learner = replace(learner, shards=learner.useful_shards(max(spare, 1)))
-    result = _train(learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, progress)
+    result = _train(
+        learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, available, progress
+    )
     if directory is not None:
         _write(
             directory,
@@ -114,12 +120,10 @@ def make_life(env_name: str, config: AgentConfig, total_steps: int) -> tuple[Age
     return agent, agent.task(env_params, total_steps), config.num_updates(total_steps)
 
 
-def require_room(agent: Agent, num_seeds: int) -> None:
-    """ValueError where the states of all agents, with one rollout, are more than the memory that all devices have left."""
-    from discover.fit import free_memory
-
+def require_room(agent: Agent, num_seeds: int, devices: Sequence[Any] | None = None) -> None:
+    """ValueError where the states of all agents, with one rollout, are more than the memory that all these devices have left."""
     each, rollout = _sizes(agent)
-    needed, left = num_seeds * each + rollout, free_memory() * jax.local_device_count()
+    needed, left = num_seeds * each + rollout, free_memory(devices) * len(devices or jax.devices())
     if needed > left:
         raise ValueError(
             f"num_seeds is {num_seeds}, and so many agents do not fit into memory: they need {needed / 1e9:,.1f} GB or more, and "
@@ -137,9 +141,9 @@ def _sizes(agent: Agent) -> tuple[int, int]:
     return sum(x.size * x.dtype.itemsize for x in state), 4 * config.steps_per_update * math.prod(seen)
 
 
-def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chunk, progress) -> TrainResult:
+def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chunk, devices, progress) -> TrainResult:
     num_evals = min(num_evals, num_updates)
-    start, live = _programs(agent, chunk)
+    start, live = _programs(agent, chunk, devices)
     root = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(num_seeds))
     each = None  # a task for each seed
@@ -162,7 +166,7 @@ def _train(agent, objective, task, num_updates, num_seeds, seed, num_evals, chun
 
 
 @lru_cache(maxsize=64)
-def _programs(agent: Agent, chunk: int | None):
+def _programs(agent: Agent, chunk: int | None, devices: tuple[Any, ...]):
     """The compiled birth and stretch of life of this agent, over seeds; one of each for every objective of a kind."""
 
     def start(task: Task, item):
@@ -175,7 +179,7 @@ def _programs(agent: Agent, chunk: int | None):
         state, returned = agent.stretch(objective, task, state, *bounds)
         return state, jnp.where(diverged(state), jnp.nan, returned)
 
-    how = {"chunk": chunk, "team": agent.shards, "vmap": agent.vmap}
+    how = {"chunk": chunk, "devices": devices, "team": agent.shards, "vmap": agent.vmap}
     return parallel.spread(start, **how), parallel.spread(live, **how)
 
 

@@ -99,6 +99,14 @@ def test_train_shares_a_life_unless_told_how(monkeypatch):
     assert shared.agent == alone.agent  # to go on with, on one device
 
 
+def test_train_uses_the_devices_it_is_given():
+    kwargs = {"env": "CartPole-v1", "total_steps": 1024, "num_seeds": 2, "num_evals": 1, "chunk": 1}
+    usual = discover.train("ppo", **kwargs)
+    chosen = discover.train("ppo", devices=jax.devices()[2:3], **kwargs)
+    assert {d.id for d in jax.tree.leaves(chosen.state.params)[0].devices()} == {jax.devices()[2].id}
+    np.testing.assert_array_equal(chosen.returns, usual.returns)
+
+
 def test_rows_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="5 rows cannot be shared evenly by 2 devices"):
         team.own(jnp.zeros(5), 2)
