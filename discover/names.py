@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-COMMANDS = ("quickstart", "list", "train", "meta-train", "resume", "evaluate", "export", "plot")
+from discover.flags import COMMANDS, flags, unrecognised
+
 RECIPES = (
     *("quickstart", "lpo_minatar", "lpo_brax", "ta_lpo", "lpo_small", "ta_lpo_small"),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
@@ -26,16 +27,6 @@ ENVIRONMENTS = (
 )
 LEFT_TO_THE_PARSER = ("gridworld/", "probe/", "brax/swimmer", "brax/fast", "MNISTBandit-bsuite")  # it says more of them
 LISTED = "`discover list` shows them all"
-SWITCHES = tuple(
-    f"--{group}{no}{name}"
-    for group, flags in (
-        ("", ("fit", "dry-run", "wandb")),
-        ("agent.", ("anneal", "normalise-obs", "normalise-reward")),
-        ("lpg.", ("see-gamma",)),
-    )
-    for name in flags
-    for no in ("", "no-")
-)  # flags of meta-train without a value
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -67,8 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def check_arguments(argv: list[str]) -> None:
-    """ValueError for a command, a recipe, an objective or an environment that does not exist, and for a value that is empty. The
-    full parser checks everything else."""
+    """ValueError for a command, a recipe, an objective, an environment or a flag that does not exist, and for a value that is
+    empty. The full parser checks everything else."""
     if not argv or argv[0] in ("-h", "--help"):
         return
     command, rest = argv[0], argv[1:]
@@ -79,6 +70,10 @@ def check_arguments(argv: list[str]) -> None:
     _refuse_empty(argv)
     if command in CHECKS:
         CHECKS[command](rest)
+    if flag := unrecognised(command, rest):
+        near = nearest(flag, flags(command))
+        hint = f" Perhaps you meant {near}." if near else ""
+        raise ValueError(f"Unrecognized options: {flag}.{hint} See `discover {command} --help`.")
 
 
 def _refuse_empty(argv: list[str]) -> None:
@@ -159,10 +154,15 @@ def _free(words: list[str]) -> dict[int, str]:
     return {i: word for i, word in enumerate(words) if not word.startswith("-") and not _is_value(words, i)}
 
 
+def takes_value(flag: str) -> bool:
+    """Whether a flag of meta-train has a value after it; what is no flag is taken for one that has."""
+    return flags("meta-train").get(flag.replace("_", "-"), True)
+
+
 def _is_value(words: list[str], i: int) -> bool:
     """Whether a word follows a flag that takes a value."""
     before = words[i - 1].replace("_", "-") if i else ""
-    return before.startswith("--") and "=" not in before and before not in SWITCHES
+    return before.startswith("--") and "=" not in before and takes_value(before)
 
 
 def _values(words: list[str], flag: str) -> list[str]:
