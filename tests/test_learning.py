@@ -15,6 +15,7 @@ import learned_objectives as lo
 from discover import parallel, team
 from discover.agent import Agent, AgentConfig
 from discover.learning import permutations
+from discover.plan import CPU
 from discover.train import as_arrays
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is nearly all the cost
@@ -105,14 +106,13 @@ def test_clipping_apart_is_something_else():
 
 
 @pytest.mark.parametrize("rows_too", [False, True])
-def test_networks_apart_on_several_devices_are_those_of_one(rows_too, monkeypatch):
+def test_networks_apart_on_several_devices_are_those_of_one(rows_too):
     """Whether devices share the environments, or each step all of them, and one of three has no network to train."""
-    if rows_too:
-        monkeypatch.setattr("discover.agent.CACHE", 0)
+    plan = dataclasses.replace(CPU, cache_bytes=0 if rows_too else CPU.cache_bytes)
     env, env_params = envs.make("CartPole-v1")
     config = dataclasses.replace(CONFIG, clip="apart", num_minibatches=2, normalise_obs=True, normalise_reward=True)
     objective = as_arrays(lo.Mirror())
-    alone = Agent.fit(env, config, objective)
+    alone = Agent.fit(env, config, objective, plan)
     task = alone.task(env_params, config.steps_per_update * 2)
 
     def life(shared, key):
