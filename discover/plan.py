@@ -15,24 +15,18 @@ import jax
 class Plan:
     """How the programs of lives are laid out on one kind of device.
 
-    A plan changes speed, memory and rounding, and no result beyond them. `chosen_by` says for each choice whether it was
-    measured on such a device, or follows from the compiler's analysis, or from nothing but the default.
+    A plan changes speed, memory and rounding, and no result beyond them. `chosen_by` says what the choices rest on: a
+    measurement on such a device, the compiler's analysis, or a default.
     """
 
     platform: str = "cpu"
-    cache_bytes: int | None = (
-        2**20
-    )  # of a core's own; lives whose minibatch exceeds it run one after another. None: all by vmap
+    cache_bytes: int | None = 2**20  # lives whose minibatch exceeds it run one after another; None: side by side
     splits_lives: bool = True  # whether spare devices share one life
-    eager_starts: int | None = (
-        64  # size of observations up to which a rollout's starts are drawn at once; None: any size
-    )
+    eager_starts: int | None = 64  # largest observations whose starts are drawn a rollout at once; None: any
     copies_transposed: bool = True  # whether the transposed factor of a weight's gradient is laid out anew in memory
     flat_rows: bool = False  # whether minibatches are gathered from a rollout's observations as vectors
-    gathers_on_device: bool = (
-        False  # whether gradients of all devices meet on the devices, and not in the host's memory
-    )
-    chunk: int | None = 4  # pairs (or half as many members) side by side on a device; None: as many as its memory holds
+    gathers_on_device: bool = False  # whether gradients meet on the devices, and not in the host's memory
+    chunk: int | None = 4  # pairs, or twice as many members, side by side on a device; None: what memory holds
     chosen_by: str = "measured"
 
 
