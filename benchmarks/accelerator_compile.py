@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from typing import Any, NamedTuple
+from unittest import mock
 
 from benchmarks.program import Program, jaxpr_flops
 
@@ -209,9 +210,12 @@ def main() -> int:
     p.add_argument("--devices", type=int, help="so many of the topology's (all)")
     p.add_argument("--chunk", type=int, help="instead of the largest that fits")
     p.add_argument("--pairs-per-device", type=int, help="a population of so many pairs a device, for weak scaling")
+    p.add_argument(
+        "--plan", type=json.loads, default={}, help="""changes of the TPU's plan, '{"eager_starts": 64}' for one"""
+    )
     p.add_argument("--total-steps", type=int, help="of each life, instead of the recipe's")
     args = p.parse_args()
-    from discover import recipes
+    from discover import plan, recipes
     from discover.chunks import with_chunk
 
     try:
@@ -222,7 +226,8 @@ def main() -> int:
         if args.pairs_per_device:
             size = 2 * args.pairs_per_device * len(devices)
             recipe = dataclasses.replace(recipe, evolution=dataclasses.replace(recipe.evolution, population=size))
-        row = analyse(with_chunk(recipe, args.chunk), devices) if args.chunk else largest_that_fits(recipe, devices)
+        with mock.patch.object(plan, "TPU", dataclasses.replace(plan.TPU, **args.plan)):
+            row = analyse(with_chunk(recipe, args.chunk), devices) if args.chunk else largest_that_fits(recipe, devices)
     except ValueError as error:
         print(f"benchmarks.accelerators: {error}", file=sys.stderr)
         return 2

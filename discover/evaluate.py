@@ -66,7 +66,7 @@ def evaluate(
 
     An objective that an environment's actions do not fit is named in the table with the reason, and the others go on.
     Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were
-    got otherwise; TypeError as `train` does.
+    made with other settings; TypeError as `train` does.
     """
     if out is not None and (objects := [env for env in envs if not isinstance(env, str)]):
         raise ValueError(

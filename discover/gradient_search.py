@@ -98,9 +98,12 @@ class GradientSearch(Search):
         buffer = cu.empty(self.curriculum, tasks) if self.curriculum.kind == "plr" else None
         return GradientState(objective, self.optimizer.init(objective), members, buffer)
 
-    def regrouped(self, state: MetaState, chunk: int | None = None) -> MetaState:
-        size = chunk or self.group
-        members = jax.tree.map(lambda x: x.reshape((-1, size, *x.shape[2:])), state.search.members)
+    def to_checkpoint(self, state: MetaState) -> MetaState:
+        members = jax.tree.map(lambda x: np.asarray(x).reshape((-1, *x.shape[2:])), state.search.members)
+        return state.replace(search=state.search.replace(members=members))
+
+    def from_checkpoint(self, state: MetaState) -> MetaState:
+        members = jax.tree.map(lambda x: np.asarray(x).reshape((-1, self.group, *x.shape[1:])), state.search.members)
         return state.replace(search=state.search.replace(members=members))
 
     def placed(self, state: MetaState) -> MetaState:

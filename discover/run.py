@@ -18,7 +18,7 @@ import learned_objectives as lo
 from discover import parallel, processes
 from discover.arguments import directory_of
 from discover.console import tell
-from discover.fit import advice, recorded_chunk, settled
+from discover.fit import advice, settled
 from discover.modes import plain_jax
 from discover.recipe import Recipe, recipe_in
 from discover.recipes import get
@@ -92,7 +92,6 @@ def meta_train(
 
 
 def _meta_train(recipe: Recipe, out: str | Path, devices: Sequence[Any] | None, wandb: bool, quiet: bool) -> Result:
-    before = recorded_chunk(recipe, Path(out))
     search = search_for(settled(recipe, Path(out), devices), Path(out), devices)
     recipe = search.recipe
     processes.agree("recipe or start", zlib.crc32(f"{recipe} {fingerprint(search.template)}".encode()) >> 1)
@@ -102,7 +101,7 @@ def _meta_train(recipe: Recipe, out: str | Path, devices: Sequence[Any] | None, 
     ):
         if store is not None and recipe.starts_elsewhere and not (store.path / START).exists():
             lo.save(search.template, store.path / START)
-        loop = _Loop(search, store, quiet, wandb, before if before > 0 else None)
+        loop = _Loop(search, store, quiet, wandb)
         try:
             stopped = loop.run(stop)
         finally:
@@ -119,10 +118,16 @@ def last_state(out: str | Path) -> tuple[Search, MetaState]:
     agents, its mean. The run may be going on. Raises ValueError if there is none, or no checkpoint yet."""
     search = search_for(recipe_in(out), Path(out))
     state = search.init()
-    found = Store(Path(out)).peek(parallel.bare(state))
+    found = Store(Path(out)).peek(checkpoint_template(search, state))
     if found is None:
         raise ValueError(f"{out} holds no checkpoint that can be read: let the run make one.")
-    return search, search.placed(parallel.dress(found[1], state))
+    return search, search.placed(parallel.dress(search.from_checkpoint(found[1]), state))
+
+
+def checkpoint_template(search: Search, state: MetaState) -> PyTree:
+    """Arrays of the shapes and types that a checkpoint of the search holds; they take no memory."""
+    empty = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), parallel.bare(state))
+    return search.to_checkpoint(empty)
 
 
 def _resuming(path: Path, generation: int, generations: int) -> str:
@@ -180,15 +185,14 @@ class _Loop:
     Of several processes the first alone has a store, and a writer; the others do as it does, and say nothing.
     """
 
-    def __init__(self, search: Search, store: Store | None, quiet: bool, wandb: bool, chunk_before: int | None):
-        """`chunk_before`: with which the checkpoints of this run, if there are any, were written."""
+    def __init__(self, search: Search, store: Store | None, quiet: bool, wandb: bool):
         self.search, self.store, self.quiet = search, store, quiet or store is None
         self.recipe = search.recipe
         self.state = search.init()
-        restored = self._restored(chunk_before)
+        restored = self._restored()
         self.anew = restored is None
         if restored is not None:
-            self.state = search.placed(search.regrouped(parallel.dress(restored[1], self.state)))
+            self.state = search.placed(parallel.dress(search.from_checkpoint(restored[1]), self.state))
         if store is not None and restored is not None:
             self._say(_resuming(store.path, restored[0], self.recipe.generations))
             store.forget_after(restored[0])
@@ -205,9 +209,9 @@ class _Loop:
         known = [] if self.store is None else [row["depends_on"] for row in self.store.rows() if "depends_on" in row]
         return {} if known[-1:] == [here] else {"depends_on": here}
 
-    def _restored(self, chunk_before: int | None) -> tuple[int, PyTree] | None:
+    def _restored(self) -> tuple[int, PyTree] | None:
         """(generation, state) of the newest readable checkpoint, as the first process found it."""
-        template = parallel.bare(self.search.regrouped(self.state, chunk_before))
+        template = checkpoint_template(self.search, self.state)
         found = None if self.store is None else self.store.restore(template)
         generation = int(processes.told(np.int32(-1 if found is None else found[0])))
         if generation < 0:
@@ -254,7 +258,7 @@ class _Loop:
     def _save(self, index: int) -> None:
         state = parallel.free(parallel.bare(self.state))
         if self.store is not None:
-            self.store.save(index, state)
+            self.store.save(index, self.search.to_checkpoint(state))
 
     def _finish_generation(self, index: int, seen: dict[str, Any], began: float) -> None:
         recipe = self.recipe

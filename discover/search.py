@@ -140,9 +140,8 @@ class Search:
             fills_cache = any(setting.agent.fills_cache for setting in self.settings)
             self.recipe = with_chunk(recipe, usual_chunk(recipe, self.plan, fills_cache=fills_cache))
         chunk = chunk_of(self.recipe)
-        self.chunk = (
-            chunk if isinstance(chunk, int) else None
-        )  # pairs or members side by side; None: all of a device's share
+        # Pairs or members side by side; None: all of a device's share.
+        self.chunk = chunk if isinstance(chunk, int) else None
 
     def _settings(self):
         recipe, num_fixed = self.recipe, None
@@ -192,8 +191,12 @@ class Search:
         """What to log of the search itself."""
         return {"mean_norm": number(optax.tree.norm(self.mean(state)))}
 
-    def regrouped(self, state: MetaState, chunk: int | None = None) -> MetaState:
-        """The state as it is kept with another chunk (default: this search's own)."""
+    def to_checkpoint(self, state: MetaState) -> MetaState:
+        """A state of host arrays as a checkpoint holds it, which does not depend on the chunk."""
+        return state
+
+    def from_checkpoint(self, state: MetaState) -> MetaState:
+        """The inverse of `to_checkpoint`, with this search's chunk."""
         return state
 
     def placed(self, state: MetaState) -> MetaState:

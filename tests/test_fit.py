@@ -130,6 +130,18 @@ def test_members_go_on_in_groups_of_another_size(tmp_path):
     assert recipe_in(tmp_path / "run").metagrad.chunk == 4
 
 
+def test_a_checkpoint_does_not_depend_on_the_chunk(tmp_path):
+    """A process is killed after it wrote the recipe with another chunk, and before its first checkpoint."""
+    few, out = {"evaluate_every": 9, "curriculum.kind": "uniform"}, tmp_path / "run"
+    run.meta_train(crash.recipe(of="groove", generations=1, **few), out, quiet=True)
+    text = (out / "recipe.json").read_text()
+    assert '"chunk": 2' in text
+    (out / "recipe.json").write_text(text.replace('"chunk": 2', '"chunk": 4'))
+    assert int(run.last_state(out)[1].generation) == 1
+    rows = run.meta_train(dataclasses.replace(recipe_in(out), generations=2), out, quiet=True).rows
+    assert [row["generation"] for row in rows] == [0, 1, 2]
+
+
 def test_of_two_devices_the_named_one_is_used(tmp_path):
     search = search_for(crash.recipe(), devices=jax.devices()[1:2])
     ((program, arguments),) = search.programs(search.init()).values()
