@@ -98,11 +98,13 @@ class Learner:
 
     def _learn_together(self, objective, progress, params, opt_state, flat, rate, order):
         vector, unpack = self._packed(params)
-        take, take_met = (minibatches(tree, self.flat_rows) for tree in (flat, (flat[0].obs, flat[0].action)))
+        take, take_inputs = (minibatches(tree, self.flat_rows) for tree in (flat, (flat[0].obs, flat[0].action)))
 
         def slope(vector, index):
             batch = take(index)
-            mine = team.own(take_met(None), self.shards) if index is None else take_met(team.own(index, self.shards))
+            mine = (
+                team.own(take_inputs(None), self.shards) if index is None else take_inputs(team.own(index, self.shards))
+            )
             outputs, backward = jax.vjp(lambda v: self._outputs(unpack(v), *mine), vector)
 
             def loss(outputs):

@@ -96,8 +96,8 @@ def _check_train(words: list[str]) -> None:
 
 
 def _check_evaluate(words: list[str]) -> None:
-    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
-    if "--envs" not in flags and not _free(words):
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if "--envs" not in given and not _free(words):
         raise ValueError(
             "evaluate needs objectives and --envs: for example, `discover evaluate ppo dpo --envs CartPole-v1`."
         )
@@ -155,7 +155,7 @@ def _free(words: list[str]) -> dict[int, str]:
 
 
 def takes_value(flag: str) -> bool:
-    """Whether a flag of meta-train has a value after it; what is no flag is taken for one that has."""
+    """Whether a flag of meta-train has a value after it; an unknown flag counts as one that has."""
     return flags("meta-train").get(flag.replace("_", "-"), True)
 
 
