@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: quickstart test check bench notebooks accelerators wheels clean
+.PHONY: quickstart test test-slow check docs bench notebooks accelerators wheels clean
 
 quickstart: .venv/ready
 	$(BIN)/discover quickstart
@@ -12,10 +12,19 @@ quickstart: .venv/ready
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
 
-check: .venv/ready-dev
+test-slow: .venv/ready-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/ready-dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -n 0 tests/test_language.py
+	$(BIN)/python -m benchmarks.readme --check
+
+docs: .venv/ready-docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks.throughput
@@ -39,7 +48,7 @@ wheels: .venv/ready-dev
 	$(BIN)/python -m benchmarks.wheels
 
 clean:
-	rm -rf .venv .jax_cache .pytest_cache .ruff_cache
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache docs/_build docs/_cards docs/_notebooks
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "discover needs Python 3.11, 3.12 or 3.13, and none is on the PATH ($$(python3 --version 2>&1)): \
@@ -57,3 +66,9 @@ clean:
 	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; fi
 	@touch $@ .venv/ready
+
+.venv/ready-docs: pyproject.toml .venv/bin/python
+	@echo "Installing into .venv (a minute or two the first time)."
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[dev,docs]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'; fi
+	@touch $@ .venv/ready-dev .venv/ready

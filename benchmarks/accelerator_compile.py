@@ -101,15 +101,14 @@ def analyse(recipe: Any, devices: list[Any]) -> dict[str, Any]:
     """What the compiler says of one step of a recipe on these devices, per device and over all its programs."""
     import jax
 
-    from discover.chunks import chunk_of
-    from discover.fit import total_memory
-    from discover.searches import search_for
+    from discover.runs.fit import total_memory
+    from discover.searches.registry import search_for
 
     search = search_for(recipe, devices=devices)
     state = jax.eval_shape(search.init)
     chip = CHIPS.get(devices[0].device_kind)
     row: dict[str, Any] = {
-        "chunk": chunk_of(search.recipe), "devices": len(devices), "kind": devices[0].device_kind, "memory": 0,
+        "chunk": search.recipe.search.chunk, "devices": len(devices), "kind": devices[0].device_kind, "memory": 0,
         "arguments": 0, "temporaries": 0, "flops_a_turn": 0.0, "bytes_a_turn": 0.0, "product_flops": 0.0, "estimated_cycles": 0.0,
         "collectives": {}, "results": 0, "lower_s": 0.0, "compile_s": 0.0, "code": 0,
     }  # fmt: skip
@@ -149,30 +148,27 @@ def analyse(recipe: Any, devices: list[Any]) -> dict[str, Any]:
 
 def turns_of(search: Any) -> dict[str, float]:
     """By environment: how often the loop over updates turns, whose length is an argument of the program."""
-    from discover.dry_run import _mean_length
-    from discover.search import STRETCHES
+    from discover.searches.problem import STRETCHES
 
-    if search.recipe.method == "metagrad":
+    if search.recipe.search.kind == "metagrad":
         return {"meta-gradient": 1.0}
     out = {}
-    for name, setting, mean in zip(search.recipe.envs, search.settings, _mean_length(search), strict=True):
-        whole = setting.episodes is None and not search.recipe.rolls
+    for name, setting, mean in zip(search.recipe.envs, search.settings, search.problem.mean_lengths, strict=True):
+        whole = setting.episodes is None and search.recipe.search.whole_lives
         out[name] = setting.tasks.longest / min(STRETCHES, setting.tasks.longest) if whole else mean
     return out
 
 
 def steps_of(search: Any) -> float:
     """Environment steps of a step of the search."""
-    from discover.dry_run import _updates_of_a_step
-
-    return _updates_of_a_step(search) * search.recipe.agent.steps_per_update
+    return search.search.updates_per_step * search.recipe.agent.steps_per_update
 
 
 def crossing(search: Any, outs: Any) -> int:
     """Bytes of the results that leave their device in a step: fitness, or gradients. States of lives stay where they are."""
     import jax
 
-    kept = outs if search.recipe.method == "evolution" and not search.recipe.rolls else outs[0]
+    kept = outs if search.recipe.search.whole_lives else outs[0]
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(kept))
 
 
@@ -180,11 +176,12 @@ def largest_that_fits(recipe: Any, devices: list[Any]) -> dict[str, Any]:
     """The analysis with the largest chunk whose program fits. ValueError if none does."""
     import jax
 
-    from discover.chunks import with_chunk
-    from discover.fit import sizes
+    from discover.devices.plan import plan_for
+    from discover.runs.fit import sizes
+    from discover.searches.chunks import with_chunk
 
     tried = []
-    for size in reversed(sizes(recipe, len(devices))):
+    for size in reversed(sizes(recipe, len(devices), plan_for(devices).turns)):
         try:
             row = analyse(with_chunk(recipe, size), devices)
         except jax.errors.JaxRuntimeError as error:
@@ -215,8 +212,9 @@ def main() -> int:
     )
     p.add_argument("--total-steps", type=int, help="of each life, instead of the recipe's")
     args = p.parse_args()
-    from discover import plan, recipes
-    from discover.chunks import with_chunk
+    from discover import recipes
+    from discover.devices import plan
+    from discover.searches.chunks import with_chunk
 
     try:
         recipe = recipes.get(args.recipe)
@@ -225,7 +223,7 @@ def main() -> int:
             recipe = dataclasses.replace(recipe, total_steps=args.total_steps)
         if args.pairs_per_device:
             size = 2 * args.pairs_per_device * len(devices)
-            recipe = dataclasses.replace(recipe, evolution=dataclasses.replace(recipe.evolution, population=size))
+            recipe = dataclasses.replace(recipe, search=dataclasses.replace(recipe.search, population=size))
         with mock.patch.object(plan, "TPU", dataclasses.replace(plan.TPU, **args.plan)):
             row = analyse(with_chunk(recipe, args.chunk), devices) if args.chunk else largest_that_fits(recipe, devices)
     except ValueError as error:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 
 from benchmarks.record import ROOT
 from benchmarks.sides import memory, stopwatch, versions
+from benchmarks.turns import alone
 
 OBJECTIVES = {"ppo": "CartPole-v1", "lpo": "Breakout-MinAtar", "lpg": "gridworld/dense"}  # and where each is trained
 PART = {"lpo_minatar": 262_144, "lpo_brax": 40_960}  # environment steps, of each life that is too long for one stage
@@ -142,10 +144,12 @@ def recipe_of(name: str, tiny: bool):
     if tiny:
         recipe = dataclasses.replace(
             recipe,
-            envs=tuple("gridworld/small" if e.startswith("gridworld/") else e for e in recipe.envs),
-            agent=dataclasses.replace(recipe.agent, num_envs=32),
-            evolution=dataclasses.replace(recipe.evolution, population=4),
-            metagrad=dataclasses.replace(recipe.metagrad, members=4),
+            envs=("gridworld/small",) if recipe.envs[0].startswith("gridworld/") else recipe.envs[:1],
+            learning_rates=recipe.learning_rates[:1],
+            agent=dataclasses.replace(recipe.agent, num_envs=32, num_steps=min(8, recipe.agent.num_steps)),
+            search=dataclasses.replace(
+                recipe.search, **{"members" if recipe.search.kind == "metagrad" else "population": 4}
+            ),
             curriculum=dataclasses.replace(recipe.curriculum, chunk=2),
         )
     if name in PART:
@@ -158,11 +162,12 @@ def search(name: str, tiny: bool) -> None:
     """Steps of a search with the largest chunk that fits: the first with compilation, then two more."""
     import jax
 
-    from discover.chunks import with_chunk
-    from discover.fit import sizes
+    from discover.devices.plan import plan_for
+    from discover.runs.fit import sizes
+    from discover.searches.chunks import with_chunk
 
     recipe = recipe_of(name, tiny)
-    for chunk in reversed(sizes(recipe, jax.device_count())):
+    for chunk in reversed(sizes(recipe, jax.device_count(), plan_for().turns)):
         try:
             return steps_of(with_chunk(recipe, chunk), tiny)
         except jax.errors.JaxRuntimeError as error:
@@ -172,23 +177,23 @@ def search(name: str, tiny: bool) -> None:
 
 
 def steps_of(recipe: Any, tiny: bool) -> None:
-    from discover.chunks import chunk_of
-    from discover.parallel import free
-    from discover.searches import search_for
+    from discover.devices.parallel import to_default_device
+    from discover.searches.registry import search_for
 
     began = time.perf_counter()
     finder = search_for(recipe)
     state = finder.init()
     born = time.perf_counter() - began
-    for _ in range(1 if tiny else 3):
+
+    def step(state):
         before, began = finder.env_steps(state), time.perf_counter()
         state, _ = finder.generation(state)
-        free(finder.mean(state))
+        to_default_device(finder.mean(state))
         seconds, steps = time.perf_counter() - began, finder.env_steps(state) - before
         print_row(
             recipe=recipe.name,
-            chunk=chunk_of(recipe),
-            population=recipe.evolution.population if recipe.method == "evolution" else recipe.metagrad.members,
+            chunk=recipe.search.chunk,
+            population=recipe.search.items * recipe.search.candidates_per_item,
             life_env_steps=recipe.total_steps,
             birth_s=born,
             seconds=seconds,
@@ -196,10 +201,21 @@ def steps_of(recipe: Any, tiny: bool) -> None:
             env_steps_per_s=steps / seconds,
             memory=memory(),
         )
+        return state
+
+    state = step(state)
+    with alone():
+        for _ in range(0 if tiny else 2):
+            state = step(state)
+        if not tiny:
+            print_row(profile=recipe.name, **profiled(lambda: step(state)))
 
 
 def leg(run: str, out: str, seconds: float) -> None:
     """Go on with a copy of a run, in `out`, until the time is over; it stops with a checkpoint."""
+    if seconds < 60:
+        print_row(leg=run, skipped=f"{seconds:.0f} s are too few to compile and to go on")
+        return
     there = os.path.join(out, "leg")
     shutil.copytree(run, there, dirs_exist_ok=True)
     child = subprocess.Popen([sys.executable, "-m", "discover", "resume", there], cwd=ROOT)
@@ -221,21 +237,29 @@ def profile(tiny: bool) -> None:
         if tiny and env != "CartPole-v1":
             return
         agents = 2 if tiny else agents
-        steps = 2 * discover.usual_setup(env).agent.steps_per_update
+        steps = 4 * discover.usual_setup(env).agent.steps_per_update
 
         def life(seed: int, env=env, agents=agents, steps=steps):
             return discover.train("ppo", env, total_steps=steps, num_seeds=agents, seed=seed, num_evals=1).state
 
         stopwatch(lambda: life(0))
-        with tempfile.TemporaryDirectory() as directory:
-            with jax.profiler.trace(directory):
-                seconds = stopwatch(lambda: life(1))
-            print_row(profile=env, agents=agents, updates=2, seconds=seconds, **kernels(directory))
+        with alone():
+            print_row(profile=env, agents=agents, updates=4, **profiled(lambda: jax.block_until_ready(life(1))))
+
+
+def profiled(call: Callable[[], object]) -> dict[str, Any]:
+    """Seconds of the call under JAX's profiler, and `kernels` of it."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            seconds = stopwatch(call)
+        return {"seconds": seconds, **kernels(directory)}
 
 
 def kernels(directory: str) -> dict[str, Any]:
     """Milliseconds on the device by kind of kernel, their number, and the share of the time in which the device was busy."""
-    (path,) = glob.glob(f"{directory}/**/*.trace.json.gz", recursive=True)
+    path = max(glob.glob(f"{directory}/**/*.trace.json.gz", recursive=True))
     with gzip.open(path) as file:
         events = json.load(file)["traceEvents"]
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}

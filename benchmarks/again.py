@@ -17,9 +17,8 @@ import numpy as np
 import discover
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import SEED, SEEDS
-from discover.settings import rebuild
-from discover.setups import Setup, usual_setup
-from discover.statistics import Interval, interval, iqm_interval, probability_of_improvement
+from discover.agents.setups import setup_of, usual_setup
+from discover.results.statistics import Interval, interval, iqm_interval, probability_of_improvement
 
 RESULTS = ROOT / "benchmarks/results"
 CELLS = {
@@ -35,7 +34,7 @@ CELLS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0; 1 if today's returns are others, over all cells together, or there are none to compare."""
+    """The exit status: 0; 1 if today's returns are others, over all cells together, or no cell can be compared."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.again", description=__doc__)
     parser.add_argument("--envs", nargs="+", choices=CELLS, default=list(CELLS))
     args = parser.parse_args(argv)
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for env in args.envs:
         usual = usual_setup(env)
-        if rebuild(Setup, recorded["setups"][env]) != usual:
+        if setup_of(recorded["setups"][env]) != usual:
             print(
                 f"{env}: its usual agents are others than those recorded, so there is nothing to compare.",
                 file=sys.stderr,

@@ -18,8 +18,8 @@ from dataclasses import replace
 from benchmarks.again import CELLS, RESULTS, compare, describe, over_all
 from benchmarks.record import provenance
 from benchmarks.returns import SEED, SEEDS
-from discover.setups import usual_setup
-from discover.statistics import Interval
+from discover.agents.setups import usual_setup
+from discover.results.statistics import Interval
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Seconds from a recipe to a step that is ready to run, for each recipe there is: `python -m benchmarks.compilation`.
 
-The programs of a step (`Search.programs`) are traced and compiled at the recipe's own sizes, and nothing is run but what makes
+The programs of a step (`OuterLoop.programs`) are traced and compiled at the recipe's own sizes, and nothing is run but what makes
 their arguments. Each measurement is a fresh process. The first finds an empty cache directory, which is as good as none, and
 fills it; the second finds what the first compiled, as a run that resumes does. What the two did is counted, not supposed: a cold
 one that read a program, or a warm one that did not read them all, fails.
@@ -40,13 +40,13 @@ def measure(name: str) -> dict[str, Any]:
     import jax
 
     from discover import recipes
-    from discover.searches import search_for
+    from discover.searches.registry import search_for
 
     events = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
     recipe = recipes.get(name)
     if any(env.startswith("brax/") for env in recipe.envs):
-        import envs.brax  # noqa: F401  # `envs.make` imports it late
+        import envs.suites.brax  # noqa: F401  # `envs.make` imports it late
     search = search_for(recipe)
     programs = search.programs(search.init())
     jax.block_until_ready(
@@ -119,7 +119,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure)))
         return
-    from discover.recipes import RECIPES
+    from discover.runs.recipes import RECIPES
 
     pairs: dict[str, list] = {name: [] for name in args.names or RECIPES}
     for repeat in range(args.repeats):  # all in turn, so that an hour in which the machine is slow is everyone's

@@ -1,7 +1,7 @@
 """How often do 95% intervals of few seeds cover the truth? `python -m benchmarks.coverage`, by simulation.
 
 Seeds are drawn from a distribution whose truth is known; counted is how often the interval holds it. Compared are the percentile
-bootstrap and `discover.statistics.interval`, which leaves it below 8 seeds and for a probability of improvement in one
+bootstrap and `discover.results.statistics.interval`, which leaves it below 8 seeds and for a probability of improvement in one
 environment. Writes benchmarks/results/coverage.json.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from benchmarks.record import ROOT, provenance
-from discover import statistics
+from discover.results import statistics
 
 REPEATS = 1000
 SEEDS = (2, 3, 4, 5, 6, 7, 8, 10)

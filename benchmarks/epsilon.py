@@ -11,8 +11,9 @@ import numpy as np
 
 import discover
 from benchmarks.record import provenance
-from discover.evolution import EvolutionConfig
-from discover.statistics import iqm_interval
+from discover.results.statistics import iqm_interval
+from discover.searches.evolution import EvolutionConfig
+from discover.searches.families import FormulaConfig
 from learned_objectives import Clip, Mirror
 
 STARTS = (1e-3, 2.0)
@@ -22,10 +23,9 @@ def search(start: float, out: Path) -> dict:
     recipe = dataclasses.replace(
         discover.recipes.quickstart(),
         name="epsilon",
-        objective="ppo",
-        epsilon=start,
+        objective=FormulaConfig("ppo", epsilon=start),
         generations=24,
-        evolution=EvolutionConfig(
+        search=EvolutionConfig(
             population=32,
             shared_keys="pair",
             sigma=0.5,  # wide enough to feel, from 2, that a tighter clip exists

@@ -2,7 +2,7 @@
 
 Population 16 on Breakout, 65,536 steps each, the sizes of the reference figure (learn-rl-algorithms on two such cores on another
 day, which today's JAX does not run). The ratio says what the outer loop and the drift's network cost; ask, tell and the transfers
-between are in ours, compilation in neither. So does the second one: what the host's loop asks, tells and sends in a generation,
+between are in ours, compilation in neither. So does the second one: what the host's loop asks, reports and sends in a generation,
 lives apart, beside evosax's own ask and tell of a population of that size.
 """
 
@@ -16,26 +16,27 @@ import jax
 
 from benchmarks.record import ROOT, provenance
 from discover import recipes
-from discover.evolution_search import EvolutionSearch
-from discover.parallel import free
-from discover.setups import usual_setup
-from discover.train import train
+from discover.agents.setups import usual_setup
+from discover.devices.parallel import to_default_device
+from discover.evaluation.train import train
+from discover.searches.outer_loop import OuterLoop
+from discover.searches.registry import search_for
 
 ENV = "Breakout-MinAtar"
 POPULATION, STEPS, REPEATS, TRIALS = 16, 65_536, 3, 50
 REFERENCE = 43_700  # environment steps/s
 
 
-def searching() -> EvolutionSearch:
+def searching() -> OuterLoop:
     base = recipes.lpo_minatar()
-    return EvolutionSearch(
+    return search_for(
         recipes.replace(
             base,
             envs=(ENV,),
             total_steps=STEPS,
             learning_rates=(),
             agent=usual_setup(ENV).agent,
-            evolution=recipes.replace(base.evolution, population=POPULATION, chunk=1),
+            search=recipes.replace(base.search, population=POPULATION, chunk=1),
         )
     )
 
@@ -46,16 +47,16 @@ def plain(seed: int) -> None:
     )
 
 
-def loop_alone(search: EvolutionSearch, state) -> float:
+def loop_alone(search: OuterLoop, state) -> float:
     """Seconds of a generation of which every life is worth nothing."""
-    search.fitness = lambda index, population: (jax.numpy.zeros((POPULATION // 2, 2, 1)), 0)
+    search.problem.fitness = lambda *_, **__: jax.numpy.zeros((POPULATION // 2, 2, 1))
     search.generation(state)
-    times = [seconds(lambda: free(search.generation(state)[0])) for _ in range(TRIALS)]
-    del search.fitness
+    times = [seconds(lambda: to_default_device(search.generation(state)[0])) for _ in range(TRIALS)]
+    del search.problem.fitness
     return median(times)
 
 
-def evosax_alone(search: EvolutionSearch) -> float:
+def evosax_alone(search: OuterLoop) -> float:
     """Seconds of its ask and tell."""
     from evosax.algorithms import Open_ES
 
@@ -88,7 +89,7 @@ def main() -> None:
 
         def generation():
             nonlocal state
-            state = free(search.generation(state)[0])
+            state = to_default_device(search.generation(state)[0])
 
         pairs.append({"generation": seconds(generation), "ppo": seconds(lambda seed=repeat + 1: plain(seed))})
         print(pairs[-1], flush=True)

@@ -23,10 +23,10 @@ import numpy as np
 import learned_objectives as lo
 from benchmarks.ratios import watch
 from benchmarks.record import ROOT, provenance
-from discover.agent import Agent
-from discover.learning import Learner, norm
-from discover.setups import Setup, usual_setup
-from discover.statistics import interval, iqm_interval, probability_of_improvement
+from discover.agents.agent import Agent
+from discover.agents.learning import Learner, norm
+from discover.agents.setups import Setup, usual_setup
+from discover.results.statistics import interval, iqm_interval, probability_of_improvement
 
 SEEDS = 20
 SEED = 20_261_127
@@ -38,7 +38,7 @@ class MeasuredLearner(Learner):
     """The same gradient steps, with two more metrics where the norm is joint: `actor_share` and `shrink`."""
 
     def _descend(self, slope, params, opt_state, rate, order):
-        if self.config.clip == "apart":
+        if self.config.clip == "separate":
             return super()._descend(slope, params, opt_state, rate, order)
         actor = jax.eval_shape(self.networks.init, jax.random.key(0))["actor"]
         size = sum(leaf.size for leaf in jax.tree.leaves(actor))  # the actor comes first in the packed vector
@@ -63,7 +63,7 @@ def variants(usual: Setup) -> dict[str, Setup]:
     agent, loss = usual.agent, usual.loss
     return {
         "usual": usual,
-        "clip=apart": Setup(replace(agent, clip="apart"), loss),
+        "clip=apart": Setup(replace(agent, clip="separate"), loss),
         "value_coef=0.005": Setup(agent, replace(loss, value_coef=0.005)),
         "max_grad_norm=50": Setup(replace(agent, max_grad_norm=50.0), loss),
         "normalise_reward": Setup(replace(agent, normalise_reward=True), loss),

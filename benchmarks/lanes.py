@@ -53,7 +53,7 @@ from dataclasses import replace
 from discover import quickstart, recipes
 whole = recipes.quickstart()
 sizes = {"total_steps": 2_048, "generations": 2, "evaluate_every": 1, "evaluation_seeds": 2, "checkpoint_every": 1}
-small = replace(whole, **sizes, evolution=replace(whole.evolution, population=4, chunk=2))
+small = replace(whole, **sizes, search=replace(whole.search, population=4, chunk=2))
 recipes.quickstart, quickstart.SEEDS = lambda: small, 2
 sys.exit(quickstart.quickstart(pathlib.Path("quickstart")))
 """

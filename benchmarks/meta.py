@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.record import ROOT, provenance
 from discover import recipes
-from discover.evolution_search import EvolutionSearch
-from discover.gradient_search import GradientSearch
+from discover.searches.outer_loop import OuterLoop
+from discover.searches.registry import search_for
 
 STEPS = 10
 REFERENCE = {
@@ -32,22 +32,20 @@ REFERENCE = {
 }
 
 
-def gradient(members: int, chunk: int, kind: str) -> GradientSearch:
+def gradient(members: int, chunk: int, kind: str) -> OuterLoop:
     base = recipes.groove()
-    return GradientSearch(
+    return search_for(
         dataclasses.replace(
             base,
-            metagrad=dataclasses.replace(base.metagrad, members=members, chunk=chunk),
+            search=dataclasses.replace(base.search, members=members, chunk=chunk),
             curriculum=dataclasses.replace(base.curriculum, kind=kind, size=64, chunk=1),
         )
     )
 
 
-def evolution() -> EvolutionSearch:
+def evolution() -> OuterLoop:
     base = recipes.ta_lpg()
-    return EvolutionSearch(
-        dataclasses.replace(base, evolution=dataclasses.replace(base.evolution, population=4, chunk=1))
-    )
+    return search_for(dataclasses.replace(base, search=dataclasses.replace(base.search, population=4, chunk=1)))
 
 
 SEARCHES = {

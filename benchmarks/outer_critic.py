@@ -1,4 +1,4 @@
-"""How close the outer critic comes to the exact values: `python -m benchmarks.outer_critic`, some ten minutes on two cores.
+"""The error of the outer critic beside the exact values: `python -m benchmarks.outer_critic`, some ten minutes on two cores.
 
 Agents live under GROOVE. Every five updates there is a rollout for the outer critic, as in a search by meta-gradient. From
 mid-life on, two figures are measured on these rollouts before the critic is fitted to them, for each level:
@@ -22,10 +22,10 @@ import numpy as np
 import envs
 import learned_objectives as lo
 from benchmarks.record import provenance
-from discover import curriculum as cu
-from discover.agent import Agent
-from discover.metagrad import MetaGrad, MetaGradConfig
-from discover.setups import GRID
+from discover.agents.agent import Agent
+from discover.agents.setups import GRID
+from discover.searches import curriculum as cu
+from discover.searches.metagrad import MetaGrad, MetaGradConfig
 from learned_objectives.mirror import generalised_advantage
 
 SIZES = (("small", 250, 16), ("dense", 250, 4), ("dense", 2500, 4))  # world, updates in a life, levels

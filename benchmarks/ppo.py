@@ -14,7 +14,7 @@ import numpy as np
 
 import discover
 from benchmarks.record import provenance
-from discover.statistics import iqm_interval
+from discover.results.statistics import iqm_interval
 
 SEEDS = 8
 # environment -> (environment steps a seed, what should hold of the final return, and of which statistic)

@@ -148,10 +148,10 @@ def _operation(line: str) -> Operation | None:
         one = re.findall(r"(?:to_apply|called_computation|true_computation|false_computation)=%?([\w.\-]+)", line)
         several = re.search(r"branch_computations=\{([^}]*)\}", line)
         names = (*one, *(re.findall(r"%?([\w.\-]+)", several[1]) if several else ()))
-    return Operation(kind, int(cycles[1]) if cycles else 0, _size(shapes), tuple(names))
+    return Operation(kind, int(cycles[1]) if cycles else 0, size_of(shapes), tuple(names))
 
 
-def _size(shapes: str) -> int:
+def size_of(shapes: str) -> int:
     return sum(
         BYTES.get(kind, 4) * math.prod(map(int, filter(None, dims.split(","))))
         for kind, dims in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shapes)

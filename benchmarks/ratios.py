@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import learned_objectives as lo
-from discover import parallel
-from discover.agent import Agent, Task, diverged, stretches
-from discover.setups import Setup
-from discover.train import as_arrays, make_life
+from discover.agents.agent import Agent, Task, diverged, stretches
+from discover.agents.objectives import as_arrays
+from discover.agents.setups import Setup
+from discover.devices import parallel
+from discover.evaluation.train import make_life
 from learned_objectives.mirror import normalise
 
 EPSILON = 0.2  # PPO's
@@ -89,4 +90,4 @@ def _program(agent: Agent):
         final = jnp.where(diverged(state), jnp.nan, state.env.episodes.mean_return())
         return final, {name: total / end for name, total in sums.items()} | {"largest": largest}
 
-    return parallel.spread(live, vmap=agent.vmap)
+    return parallel.sharded_map(live, vmap=agent.vmap)

@@ -1,7 +1,7 @@
 """Fill the tables of README.md and docs/ from results: `python -m benchmarks.readme`; with --check, exit with 1 for stale ones.
 
 A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: replication.json for `drifts` and
-`claims`, returns.json for `horizons`, worlds.json for `worlds` and `methods`;
+`claims`, returns.json for `horizons` and `networks`, worlds.json for `worlds` and `methods`, all of these for `found`;
 accelerators-compiled.json for docs/accelerators.md.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.record import ROOT
 from benchmarks.returns import GROUPS
-from discover import references
-from discover.statistics import Interval, interval, iqm_interval, probability_of_improvement
+from discover.results import references
+from discover.results.statistics import Interval, interval, iqm_interval, probability_of_improvement
 
 RESULTS = ROOT / "benchmarks/results"
-README = ROOT / "README.md"
 NAMES = {"ppo": "PPO", "a2c": "no drift", "dpo": "DPO", "mdpo": "MDPO", "lpo": "LPO", "ta_lpo": "TA-LPO"}
+OF_RULES = {"a2c": "A2C", "lpg": "LPG", "groove": "GROOVE", "ta_lpg": "TA-LPG"}
 RULES = {"lpg_small": "LPG", "groove_small": "GROOVE", "lpg_es_small": "LPG by evolution", "ta_lpg_small": "TA-LPG"}
 MATTERS = 1e-3  # share of samples that PPO's clip cuts, below which a trial cannot tell drifts from one another
 
@@ -56,6 +56,17 @@ def trials(group: dict[str, Any]) -> dict[tuple[str, int], dict[str, Row]]:
 
 def better(mine: Row, baseline: Row) -> Interval:
     return interval(probability_of_improvement, final(mine), final(baseline))
+
+
+def better_over(chosen: dict[tuple[str, int], dict[str, Row]], name: str) -> Interval:
+    """P(better than PPO), pooled over trials."""
+    sides = (np.stack([final(curves[which]) for curves in chosen.values()]) for which in (name, "ppo"))
+    return interval(probability_of_improvement, *sides)
+
+
+def unseen(group: dict[str, Any]) -> dict[tuple[str, int], dict[str, Row]]:
+    """The trials on which nothing was searched."""
+    return {key: curves for key, curves in trials(group).items() if key[0] not in GROUPS["drifts"].seen}
 
 
 def share(row: Row | None) -> str:
@@ -97,18 +108,27 @@ def horizons(group: dict[str, Any]) -> str:
     return returns_table(group, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], GROUPS["horizons"].seen, cut=False)
 
 
+def networks(group: dict[str, Any]) -> str:
+    """Update rules with neural networks in place of tables."""
+    rows = []
+    for (env, steps), curves in trials(group).items():
+        found = [iqm_interval(final(curves[name])) for name in OF_RULES]
+        spec = [digits(list(each)) for each in found]
+        rows.append([env, f"{steps:,}", *(f"{each:{one}}" for each, one in zip(found, spec, strict=True))])
+    return table(["environment", "steps", *OF_RULES.values()], rows)
+
+
 def claims(group: dict[str, Any]) -> str:
     """By objective, over unseen trials: P(better than PPO), the same where the clip acts, and scores."""
-    unseen = {key: curves for key, curves in trials(group).items() if key[0] not in GROUPS["drifts"].seen}
-    recorded = all(curves["ppo"]["cut"] is not None for curves in unseen.values())
-    active = {key: curves for key, curves in unseen.items() if matters(curves)}
-    scored = {key: curves for key, curves in unseen.items() if _reference_fits(*key)}
+    all_unseen = unseen(group)
+    recorded = all(curves["ppo"]["cut"] is not None for curves in all_unseen.values())
+    active = {key: curves for key, curves in all_unseen.items() if matters(curves)}
+    scored = {key: curves for key, curves in all_unseen.items() if _reference_fits(*key)}
 
     def over(chosen: dict, name: str) -> str:
         if name == "ppo" or not chosen or not all(name in curves for curves in chosen.values()):
             return "-"
-        sides = (np.stack([final(curves[which]) for curves in chosen.values()]) for which in (name, "ppo"))
-        return f"{interval(probability_of_improvement, *sides):.2f}"
+        return f"{better_over(chosen, name):.2f}"
 
     def score(name: str) -> str:
         if not all(name in curves for curves in scored.values()):
@@ -119,12 +139,12 @@ def claims(group: dict[str, Any]) -> str:
     rows = []
     for name in (n for n in NAMES if n in group["objectives"]):
         some = over(active, name) if recorded else "not recorded"
-        rows.append([NAMES[name], over(unseen, name), some, score(name)])
+        rows.append([NAMES[name], over(all_unseen, name), some, score(name)])
     where = f"the {len(active)} of them where PPO's clip cuts 0.1 % or more" if recorded else "where PPO's clip acts"
     return table(
         [
             "objective",
-            f"P(better than PPO), {len(unseen)} trials never searched on",
+            f"P(better than PPO), {len(all_unseen)} trials never searched on",
             f"the same, {where}",
             f"score, {len(scored)} such trials with a reference of the same budget",
         ],
@@ -179,6 +199,30 @@ def methods(report: dict[str, Any]) -> str:
     return table(["comparison", "gain in IQM", "million steps of a search"], rows)
 
 
+def found(replication: dict[str, Any], horizons: dict[str, Any], report: dict[str, Any]) -> str:
+    """One row for each claim about a discovered objective, with the value that it is compared with."""
+    outside = unseen(replication)
+    longest = max(steps for _, steps in trials(horizons))
+    drift_tests = {
+        f"{len(outside)} environments outside its search, {replication['seeds']} seeds": outside,
+        "those of them where PPO's clip acts": {key: curves for key, curves in outside.items() if matters(curves)},
+        f"training twice as long as in its search, {horizons['seeds']} seeds": {
+            key: curves for key, curves in trials(horizons).items() if key[1] == longest
+        },
+    }
+    rows = [
+        [NAMES[name], where, "P(better than PPO)", f"{better_over(chosen, name):.2f}", "0.5"]
+        for name in ("lpo", "ta_lpo")
+        for where, chosen in drift_tests.items()
+    ]
+    a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"
+    rows += [
+        [RULES[name], "five kinds of grid worlds, tabular agents", "IQM, A2C's mean = 1", iqm, a2c]
+        for name, iqm in ((n, f"{Interval(*each['iqm']):.2f}") for n, each in report["searches"].items() if n in RULES)
+    ]
+    return table(["objective", "tested in", "measure", "result", "reference"], rows)
+
+
 def compiled(report: dict[str, Any]) -> str:
     """What was compiled, by recipe and topology."""
     rows = [
@@ -227,28 +271,42 @@ def scaling(report: dict[str, Any]) -> str:
     )
 
 
-def parts() -> dict[str, str]:
-    """The text between each pair of markers of README.md."""
-    replication = json.loads((RESULTS / "replication.json").read_text())
-    groups = json.loads((RESULTS / "returns.json").read_text())["groups"]
-    report = json.loads((RESULTS / "worlds.json").read_text())
-    made: dict[str, Callable[[], str]] = {
-        "drifts": lambda: drifts(replication),
-        "claims": lambda: claims(replication),
-        "horizons": lambda: horizons(groups["horizons"]),
-        "worlds": lambda: worlds(report),
-        "methods": lambda: methods(report),
+def stored(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def parts_of_found() -> dict[str, str]:
+    return {"found": found(stored("replication"), stored("returns")["groups"]["horizons"], stored("worlds"))}
+
+
+def parts_of_drifts() -> dict[str, str]:
+    replication = stored("replication")
+    return {
+        "drifts": drifts(replication),
+        "claims": claims(replication),
+        "horizons": horizons(stored("returns")["groups"]["horizons"]),
     }
-    return {name: make() for name, make in made.items()}
+
+
+def parts_of_rules() -> dict[str, str]:
+    report = stored("worlds")
+    return {
+        "worlds": worlds(report),
+        "methods": methods(report),
+        "networks": networks(stored("returns")["groups"]["rules"]),
+    }
 
 
 def parts_of_accelerators() -> dict[str, str]:
-    report = json.loads((RESULTS / "accelerators-compiled.json").read_text())
+    report = stored("accelerators-compiled")
     return {"compiled": compiled(report), "scaling": scaling(report)}
 
 
 PAGES: dict[Path, Callable[[], dict[str, str]]] = {
-    README: parts,
+    ROOT / "README.md": parts_of_found,
+    ROOT / "docs/results.md": parts_of_found,
+    ROOT / "docs/results/drifts.md": parts_of_drifts,
+    ROOT / "docs/results/rules.md": parts_of_rules,
     ROOT / "docs/accelerators.md": parts_of_accelerators,
 }
 

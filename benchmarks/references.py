@@ -1,7 +1,7 @@
 """What a random policy and PPO come to: `python -m benchmarks.references`.
 
-Writes discover/references.json, by which `discover.evaluate` normalises returns. PPO is as `usual_setup` has it, and its return
-the mean over seeds of training returns in the last twentieth of a life; the random policy samples actions uniformly.
+Writes discover/results/references.json, by which `discover.evaluate` normalises returns. PPO is as `usual_setup` has it, and its
+return the mean over seeds of training returns in the last twentieth of a life; the random policy samples actions uniformly.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import discover
 import envs
 from benchmarks.record import provenance
-from discover.references import PATH
-from discover.store import write_text
+from discover.results.references import PATH
+from discover.runs.store import write_text
 
 SEEDS = 8
 SEED = 55_000  # not among those of evaluations

@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks import returns
 from benchmarks.ratios import watch
 from benchmarks.record import ROOT, provenance
-from discover.comparison import Comparison, Curve, Trial
-from discover.evaluate import read_cells
-from discover.record import fingerprint, made_with
-from discover.store import write_text
-from discover.train import resolve_objective
+from discover.agents.objectives import fingerprint, resolve_objective
+from discover.evaluation.evaluate import read_cells
+from discover.results.comparison import Comparison, Curve, Trial
+from discover.runs.record import made_with
+from discover.runs.store import write_text
 from learned_objectives.cards import TESTED
 
 RESULTS = ROOT / "benchmarks/results/replication.json"

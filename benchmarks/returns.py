@@ -20,15 +20,15 @@ import numpy as np
 
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
-from discover import plots, references, statistics
-from discover.agent import AgentConfig
-from discover.comparison import Comparison, Curve, Trial, finite
-from discover.evaluate import Cells, evaluate, read_cells
-from discover.record import fingerprint
-from discover.settings import rebuild
-from discover.setups import SHUFFLED_GRID, LossConfig, Setup, usual_setup
-from discover.store import write_text
-from discover.train import as_json, resolve_objective
+from discover import plots
+from discover.agents.agent import AgentConfig
+from discover.agents.objectives import fingerprint, resolve_objective
+from discover.agents.setups import SHUFFLED_GRID, LossConfig, Setup, setup_of, usual_setup
+from discover.evaluation.evaluate import Cells, evaluate, read_cells
+from discover.evaluation.train import as_json
+from discover.results import references, statistics
+from discover.results.comparison import Comparison, Curve, Trial, finite
+from discover.runs.store import write_text
 from learned_objectives.cards import TESTED
 
 Report = dict[str, Any]  # by group, as returns.json has it
@@ -120,7 +120,7 @@ def setups(group: str) -> dict[str, Setup]:
 
 
 def recorded(group: str, report: Report) -> Found:
-    """Those cells that a report tells of, of objectives, agents and seeds as they are now."""
+    """Those cells that a report contains, of objectives, agents and seeds as they are now."""
     asked, settings, out = GROUPS[group], setups(group), {}
     now = {name: fingerprint(resolve_objective(name)) for name in asked.objectives}
     for told in (report[name] for name in family(group) if name in report):
@@ -130,7 +130,7 @@ def recorded(group: str, report: Report) -> Found:
             env, name, steps = row["env"], row["objective"], row["total_steps"]
             same_objective = told["objectives"].get(name) == now.get(name)
             agents = told.get("setups", {}).get(env)
-            same_agents = agents is not None and rebuild(Setup, agents) == settings.get(env)
+            same_agents = agents is not None and setup_of(agents) == settings.get(env)
             if same_objective and same_agents and steps in asked.budgets.get(env, ()):
                 final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
                 out[Trial(env, steps), name] = Curve(final[:, None], np.asarray([steps], np.int64))
@@ -164,7 +164,7 @@ def there(group: str, cells: Path) -> Iterator[tuple[dict[str, Any], Cells]]:
         if file.exists():
             settings, done = read_cells(file)
             same = (settings["num_seeds"], settings["seed"]) == (SEEDS, SEED)
-            if not same or rebuild(Setup, settings["setups"][env]) != setups(group)[env]:
+            if not same or setup_of(settings["setups"][env]) != setups(group)[env]:
                 raise ValueError(
                     f"{file} holds results of other agents or seeds: choose another directory, or remove it."
                 )

@@ -53,7 +53,7 @@ CARTPOLE = Row(
     entropy_coef=0.01,
     value_clip=0.2,  # rejax always clips
     normalise=False,
-    clip="together",
+    clip="joint",
     peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=157_000,
 )
@@ -71,7 +71,7 @@ BREAKOUT = Row(
     entropy_coef=0.01,
     value_clip=0.2,
     normalise=False,
-    clip="together",
+    clip="joint",
     peers=("rejax",),  # the environment alone is done in milliseconds
     purejaxrl=82_000,
 )
@@ -89,14 +89,14 @@ ANT = Row(
     entropy_coef=0.0,
     value_clip=None,  # as in brax; rejax clips all the same
     normalise=True,
-    clip="together",
+    clip="joint",
     peers=("brax", "rejax", "bare"),
     purejaxrl=6_000,
 )
 
 ROWS = {
     "cartpole-1": CARTPOLE,
-    "cartpole-1-apart": replace(CARTPOLE, clip="apart"),
+    "cartpole-1-apart": replace(CARTPOLE, clip="separate"),
     "cartpole-16": replace(CARTPOLE, num_seeds=16, total_steps=195 * 512, purejaxrl=156_000),
     "breakout-1": BREAKOUT,
     "breakout-8": replace(BREAKOUT, num_seeds=8, total_steps=65_536, purejaxrl=68_000),

@@ -27,9 +27,9 @@ import numpy as np
 from benchmarks.record import ROOT, provenance
 from benchmarks.throughput import child_environment
 from discover import recipes
-from discover.evolution_search import EvolutionSearch
-from discover.fit import total_memory
-from discover.parallel import free
+from discover.devices.parallel import to_default_device
+from discover.runs.fit import total_memory
+from discover.searches.registry import search_for
 
 BASE = {"population": 8, "lives": 1, "environments": 4, "updates": 16}
 SIZES = {
@@ -53,15 +53,15 @@ class Size:
     def __init__(self, *, population: int, lives: int, environments: int, updates: int):
         base = recipes.quickstart()
         agent = recipes.replace(base.agent, num_envs=environments, num_epochs=4)
-        evolution = recipes.replace(base.evolution, population=population, lives=lives, chunk=1)
+        evolution = recipes.replace(base.search, population=population, lives=lives, chunk=1)
         total_steps = updates * agent.steps_per_update
-        self.search = EvolutionSearch(recipes.replace(base, total_steps=total_steps, agent=agent, evolution=evolution))
+        self.search = search_for(recipes.replace(base, total_steps=total_steps, agent=agent, search=evolution))
         self.state = self.search.init()
 
     def generation(self) -> float:
         """Seconds."""
         began = time.perf_counter()
-        self.state = free(self.search.generation(self.state)[0])
+        self.state = to_default_device(self.search.generation(self.state)[0])
         return time.perf_counter() - began
 
     def memory(self) -> int:
@@ -112,7 +112,7 @@ def peak_rss(updates: int) -> int:
 
 
 def own_peak() -> int:
-    """Bytes. What `getrusage` tells begins, on Linux, with the peak of whoever started this process."""
+    """Bytes. On Linux the value of `getrusage` begins with the peak of the process that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])

@@ -16,10 +16,10 @@ import numpy as np
 
 import learned_objectives as lo
 from benchmarks.record import ROOT
-from discover import statistics
-from discover.evaluate import evaluate
-from discover.recipe import recipe_of
-from discover.store import read_rows, write_text
+from discover.evaluation.evaluate import evaluate
+from discover.results import statistics
+from discover.runs.store import read_rows, write_text
+from discover.searches.recipe import recipe_of
 from learned_objectives.cards import TESTED
 from learned_objectives.library import WEIGHTS
 
@@ -116,7 +116,7 @@ def drift_card(runs: list[str]) -> tuple[int, dict[str, Any]]:
         ),
         "loses": (
             f"Searched with agents of two layers of {recipe.agent.hidden[0]}, in lives of {recipe.total_steps:,} steps, at one "
-            f"learning rate, with a population of {recipe.evolution.population}: published searches took lives of ten million "
+            f"learning rate, with a population of {recipe.search.population}: published searches took lives of ten million "
             "steps and populations of 64."
         ),
     }

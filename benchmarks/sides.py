@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.rows import Row
+from benchmarks.turns import alone
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnax", "brax", "distrax", "rejax")
 
@@ -49,13 +50,13 @@ def stopwatch(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def ours(row: Row, seed: int) -> Timing:
+def ours(row: Row, seed: int, products: str = "float32") -> Timing:
     """`discover.train`, whose program serves lives of every length: one of a single rollout
     compiles it."""
     import discover
 
     if row.env.startswith("brax/"):
-        import envs.brax  # noqa: F401  # `envs.make` imports it late
+        import envs.suites.brax  # noqa: F401  # `envs.make` imports it late
 
     agent = discover.AgentConfig(
         num_envs=row.num_envs,
@@ -68,6 +69,7 @@ def ours(row: Row, seed: int) -> Timing:
         activation=row.activation,
         network="mlp",
         clip=row.clip,
+        products=products,
         normalise_obs=row.normalise,
         normalise_reward=row.normalise,
     )
@@ -86,11 +88,17 @@ def ours(row: Row, seed: int) -> Timing:
         ).state
 
     first_s = stopwatch(lambda: train(seed, row.steps_per_update))
-    train(seed, row.total_steps)
-    compilations = Compilations()
-    run_s = stopwatch(lambda: train(seed + 1, row.total_steps))
+    with alone():
+        train(seed, row.total_steps)
+        compilations = Compilations()
+        run_s = stopwatch(lambda: train(seed + 1, row.total_steps))
     compile_s = first_s - run_s * row.steps_per_update / row.total_steps
     return Timing(compile_s, run_s, compilations.count)
+
+
+def bfloat16(row: Row, seed: int) -> Timing:
+    """`ours` with products of dense layers rounded to bfloat16."""
+    return ours(row, seed, "bfloat16")
 
 
 def rejax(row: Row, seed: int) -> Timing:
@@ -136,9 +144,10 @@ def rejax(row: Row, seed: int) -> Timing:
     began = time.perf_counter()
     train = build()
     compile_s = time.perf_counter() - began
-    jax.block_until_ready(train(keys(seed)))
-    compilations = Compilations()
-    run_s = stopwatch(lambda: train(keys(seed + 1)))
+    with alone():
+        jax.block_until_ready(train(keys(seed)))
+        compilations = Compilations()
+        run_s = stopwatch(lambda: train(keys(seed + 1)))
     return Timing(compile_s, run_s, compilations.count)
 
 
@@ -200,7 +209,7 @@ def bare(row: Row, seed: int) -> Timing:
 
     import discover  # noqa: F401  # gives JAX every core, before `envs` starts it
     import envs
-    from discover.parallel import spread
+    from discover.devices.parallel import sharded_map
 
     env, params = envs.make(row.env)
     devices = max(d for d in range(1, jax.device_count() + 1) if row.num_envs % d == 0)
@@ -232,11 +241,12 @@ def bare(row: Row, seed: int) -> Timing:
 
         return jax.lax.fori_loop(0, num_rollouts, rollout, (state, jnp.float32(0)))[1]
 
-    program = spread(live, chunk=1)
+    program = sharded_map(live, chunk=1)
     keys = jax.random.split(jax.random.key(seed), devices)
     first_s = stopwatch(lambda: program(jnp.int32(1), keys))
-    compilations = Compilations()
-    run_s = stopwatch(lambda: program(jnp.int32(row.total_steps // row.steps_per_update), keys))
+    with alone():
+        compilations = Compilations()
+        run_s = stopwatch(lambda: program(jnp.int32(row.total_steps // row.steps_per_update), keys))
     return Timing(first_s, run_s, compilations.count)
 
 
@@ -253,7 +263,7 @@ def device_put_replicated(tree: Any, devices: list[Any]) -> Any:
     return jax.tree.map(lambda x: jax.device_put(jax.numpy.stack([x] * len(devices)), along), tree)
 
 
-SIDES = {side.__name__: side for side in (ours, rejax, brax, bare)}
+SIDES = {side.__name__: side for side in (ours, bfloat16, rejax, brax, bare)}
 
 
 def peak_rss_mb() -> float:

@@ -1,7 +1,7 @@
 """What a step of each MinAtar game costs, gymnax's way and ours, and its part in a life: `python -m benchmarks.stepping`.
 
 Random actions in 64 environments, rollouts of 128 steps, on one core: gymnax's own `step` under `vmap`, which makes a fresh start
-at every step, and the stepping of `discover.rollout`, which makes one where an episode ends. Each is a scan that returns
+at every step, and the stepping of `discover.agents.rollout`, which makes one where an episode ends. Each is a scan that returns
 what a rollout returns of its environments, compiled with the same options, and goes on from the states that it left.
 
 Why it can be believed: the two take turns in one process, so that only their ratio is claimed, with its range over the pairs. An
@@ -48,19 +48,19 @@ def stepping_theirs(env, params, actions: int):
 
 
 def stepping_ours(env, params, actions: int, num_starts: int):
-    """The same as `discover.rollout` does it."""
+    """The same as `discover.agents.rollout` does it."""
     import jax
     import jax.numpy as jnp
 
-    from discover.plan import CPU
-    from discover.rollout import _step_env, at_once, restarts
+    from discover.agents.rollout import _step_env, at_once, auto_reset
+    from discover.devices.plan import CPU
 
     def rollout(key, carry):
         env_key, action_key, start_key = jax.random.split(key, 3)
         keys = jax.random.split(env_key, (STEPS, ENVS))
         chosen = jax.random.randint(action_key, (STEPS, ENVS), 0, actions)
         start_keys = jax.random.split(start_key, (num_starts, ENVS))
-        restart = restarts(env, params, start_keys, at_once=at_once(CPU, carry[0][0].size, num_starts, STEPS))
+        restart = auto_reset(env, params, start_keys, at_once=at_once(CPU, carry[0][0].size, num_starts, STEPS))
 
         def step(carry, xs):
             before, state = carry
@@ -83,10 +83,10 @@ def measure(game: str) -> list[dict[str, float]]:
     import jax
 
     import envs
-    from discover.agent import Agent
-    from discover.runtime import compiler_options
-    from discover.setups import usual_setup
-    from discover.train import train
+    from discover.agents.agent import Agent
+    from discover.agents.setups import usual_setup
+    from discover.devices.runtime import compiler_options
+    from discover.evaluation.train import train
     from envs.uniform import strong
 
     name = f"{game}-MinAtar"

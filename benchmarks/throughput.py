@@ -74,7 +74,7 @@ def find_mistake(args: argparse.Namespace) -> str | None:
 
 
 def find_pythons(rows: dict[str, Row]) -> dict[str, str]:
-    """The interpreter of each side; without that of rejax, in a sentence, where there is none."""
+    """The interpreter of each side; without that of rejax, and with a sentence, where it is missing."""
     pythons = {"ours": sys.executable, "brax": sys.executable, "bare": sys.executable}
     needed = [name for name, row in rows.items() if "rejax" in row.peers]
     if needed:

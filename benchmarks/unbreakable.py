@@ -20,7 +20,7 @@ LAST = crash.TINY["generations"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0; 1 where a killed run came to something else."""
+    """The exit status: 0; 1 where a killed run has another result."""
     args = parser().parse_args(argv)
     chance, runs = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as directory:
@@ -61,7 +61,7 @@ def killed_run(out: Path, calm: Path, kills: int, chance: random.Random) -> dict
 
 
 def what_died(out: Path, before: int) -> str:
-    """By what a killed run has left, whose log had come to `before`."""
+    """By what a killed run has left, whose log was `before`."""
     after = crash.last_generation(out)
     if after <= before:
         return "starting"
@@ -76,7 +76,7 @@ def same(run: dict) -> bool:
 def summary(runs: list[dict]) -> dict:
     return {
         "kills": sum(len(run["kills"]) for run in runs),
-        "of them in runs that came to the same": sum(len(run["kills"]) for run in runs if same(run)),
+        "of them in runs with the same result": sum(len(run["kills"]) for run in runs if same(run)),
         "moments": dict(Counter(kind for run in runs for kind in run["kills"])),
     }
 

@@ -32,9 +32,9 @@ OURS = (
         "jaxopt",
     ),
     *(
-        "mujoco",
-        "mujoco-core",
-        "mujoco-studio",
+        "mujoco==4.0.0",  # its parts have to have one version
+        "mujoco-core==4.0.0",
+        "mujoco-studio==4.0.0",
         "mujoco-mjx",
         "trimesh",
         "gymnasium<1.4",
@@ -49,7 +49,7 @@ PEER = ("rejax==0.1.3", "gymnax==0.0.9", "distrax==0.1.9", "tfp-nightly", "dm-tr
 
 
 def gather(packages: tuple[str, ...], directory: Path) -> list[str]:
-    """Download the wheels; returns the packages for which there is none."""
+    """Download the wheels; returns the packages that have no wheel."""
     missing = []
     directory.mkdir(parents=True, exist_ok=True)
     options = ["--no-deps", "--only-binary=:all:", "--python-version", PYTHON, "--dest", str(directory)]

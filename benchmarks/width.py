@@ -5,10 +5,10 @@ that grows with them (two pairs a device), the generation's own program is compi
 one device, the collectives in it, and the bytes of fitness that every process must hear of afterwards. XLA counts what is in a
 loop once; so how often each loop turns is read as well, and must be the same on any number of devices.
 
-The reasoning: where a device's operations do not grow and nothing crosses but fitness, the time of a generation is that of one
+The reasoning: where a device's operations do not grow and only fitness is exchanged, the time of a generation is that of one
 device's lives plus one gather of 4 bytes a candidate and environment, microseconds on any network that joins accelerators, beside
 lives of minutes. What is left to lose is waiting for the slowest device: lives of one length cost the same, for there is no
-branch in them, and lives of different length are dealt out by `parallel.deal`.
+branch in them, and lives of different length are dealt out by `parallel.balance`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def count(devices: int) -> dict[str, Any]:
     import jax
 
     from discover import recipes
-    from discover.evolution_search import EvolutionSearch
+    from discover.searches.registry import search_for
 
     base = recipes.lpo_minatar()
     population = 2 * PAIRS * devices
-    search = EvolutionSearch(
+    search = search_for(
         recipes.replace(
             base,
             envs=base.envs[:1],
             total_steps=65_536,
             learning_rates=base.learning_rates[:1],
-            evolution=recipes.replace(base.evolution, population=population, chunk=1),
+            search=recipes.replace(base.search, population=population, chunk=1),
         )
     )
     ((program, arguments),) = search.programs(search.init()).values()

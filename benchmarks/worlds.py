@@ -3,8 +3,8 @@
 Meta-test of searches over LPG: every objective trains fresh agents on held-out levels, with the hyperparameters of the tabular
 agent for all, and A2C and the rule its search began with beside it. Agent s of a world has the same level and keys under every
 objective. A score is a final return in units of A2C's mean in that world. Several meta-seeds of one search are given with commas
-between them. Intervals are of two levels, meta-seeds and then held-out levels (`discover.statistics.over_runs`): a claim about a
-method is a claim about its next meta-seed. The report names the environment steps that each search was given.
+between them. Intervals are of two levels, meta-seeds and then held-out levels (`over_runs` of `discover.results.statistics`): a
+claim about a method is a claim about its next meta-seed. The report names the environment steps that each search was given.
 
 `--restate` makes the statistics again from the scores in --out, and trains nothing but A2C.
 """
@@ -22,11 +22,11 @@ import numpy as np
 
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
-from discover import statistics
-from discover.comparison import Trial
-from discover.evaluate import evaluate
-from discover.recipe import recipe_of
-from discover.record import fingerprint
+from discover.agents.objectives import fingerprint
+from discover.evaluation.evaluate import evaluate
+from discover.results import statistics
+from discover.results.comparison import Trial
+from discover.searches.recipe import recipe_of
 
 HELD_OUT = ("gridworld/small", "gridworld/medium", "gridworld/dense", "gridworld/sparse", "gridworld/long")
 SEEDS = 16  # levels and agents of each world

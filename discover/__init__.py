@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from discover.console import tell
+from discover.console import print_line
 
 if TYPE_CHECKING:
     from discover._api import *  # noqa: F403
@@ -34,7 +34,7 @@ def _refuse_shadow() -> None:
 
 def _refuse(sentence: str) -> None:
     if COMMAND_LINE:
-        tell(f"discover: {sentence}", error=True)
+        print_line(f"discover: {sentence}", error=True)
         raise SystemExit(2)  # no traceback
     raise ImportError(sentence)
 
@@ -43,7 +43,7 @@ def start() -> None:
     """Import the public names, which starts JAX. `import discover` calls this, except on the command line, which first checks
     names without JAX. In a run of several processes it joins the others before anything else.
     """
-    from discover import processes, runtime
+    from discover.devices import processes, runtime
 
     runtime.use_every_core()
     if COMMAND_LINE and sys.argv[1:2] in (["meta-train"], ["resume"]) and not {"-h", "--help"} & set(sys.argv):

@@ -1,22 +1,38 @@
 """The public names of `discover`."""
 
-from discover import plots, recipes
-from discover.agent import Agent, AgentConfig, Task
-from discover.comparison import Comparison
-from discover.evaluate import evaluate
-from discover.evolution import EvolutionConfig
-from discover.recipe import Recipe
-from discover.run import last_state, meta_train
-from discover.setups import LossConfig, usual_setup
-from discover.train import TrainResult, train
+from discover import plots
+from discover.agents.agent import Agent, AgentConfig, Task
+from discover.agents.setups import LossConfig, usual_setup
+from discover.agents.trained import TrainResult
+from discover.evaluation.evaluate import evaluate
+from discover.evaluation.train import train
+from discover.results.comparison import Comparison
+from discover.runs import recipes
+from discover.runs.loop import last_state, meta_train
+from discover.searches.config import SearchConfig
+from discover.searches.evolution import EvolutionConfig
+from discover.searches.families import LPGConfig, LPOConfig, ObjectiveConfig
+from discover.searches.metagrad import MetaGradConfig
+from discover.searches.problem import Problem
+from discover.searches.recipe import Recipe
+from discover.searches.rolling_search import RollingConfig
+from discover.searches.search import Search
 
 __all__ = [
     "Agent",
     "AgentConfig",
     "Comparison",
     "EvolutionConfig",
+    "LPGConfig",
+    "LPOConfig",
     "LossConfig",
+    "MetaGradConfig",
+    "ObjectiveConfig",
+    "Problem",
     "Recipe",
+    "RollingConfig",
+    "Search",
+    "SearchConfig",
     "Task",
     "TrainResult",
     "evaluate",

@@ -1,10 +1,11 @@
-"""What is said to whoever started this, in a terminal that may have been closed since."""
+"""Messages for the user, in a terminal that may have been closed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ class Advice(UserWarning):
     """What this package warns of, in a sentence: the command line prints it as it is."""
 
 
-def tell(line: str, *, error: bool = False) -> None:
-    """Print it. Where the terminal has been closed nobody reads any more, and what runs goes on, or ends, in silence."""
+def print_line(line: str, *, error: bool = False) -> None:
+    """Print a line. If the terminal has been closed, the line is dropped and the process continues."""
     stream = sys.stderr if error else sys.stdout
     try:
         print(line, file=stream, flush=True)
@@ -26,6 +27,12 @@ def tell(line: str, *, error: bool = False) -> None:
         if closed.errno != errno.EIO:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def reader_left() -> int:
+    """The exit status where the reader of a pipe has left: `discover list | head`. Nothing more is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def advise(sentence: str) -> None:
@@ -44,7 +51,7 @@ def plain_advice() -> Iterator[None]:
 
         def told(message, category, *where, **how):
             if issubclass(category, Advice):
-                tell(f"discover: {message}", error=True)
+                print_line(f"discover: {message}", error=True)
             else:
                 show(message, category, *where, **how)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from discover.flags import COMMANDS, flags, unrecognised
+from discover.flags import COMMANDS, flags, renamed, unrecognised
 
 RECIPES = (
     *("quickstart", "lpo_minatar", "lpo_brax", "ta_lpo", "lpo_small", "ta_lpo_small"),
@@ -26,15 +28,20 @@ ENVIRONMENTS = (
     *(f"brax/{name}" for name in ("inverted_pendulum", "inverted_double_pendulum", "walker2d")),
 )
 LEFT_TO_THE_PARSER = ("gridworld/", "probe/", "brax/swimmer", "brax/fast", "MNISTBandit-bsuite")  # it says more of them
+KINDS = ("objectives", "envs", "recipes")  # that `discover list` takes
+SHELLS = ("bash", "zsh")  # that `discover completion` takes
+PLUG = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # as of envs.plugs, which imports JAX
 LISTED = "`discover list` shows them all"
+OWN = "module:Name is the form for one of your own"
+OWN_BY_PATH = f"{OWN}, and needs no registration"
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name: it names the nearest one, if one is near, and all there are."""
+def unknown(kind: str, name: str, known: Iterable[str], other: str = "") -> ValueError:
+    """The error for an unknown name: it names the nearest one, if one is near, all there are, and other forms than a name."""
     known = list(known)
     near = _near(name, known)
     hint = f"did you mean {near!r}? Known" if near else "known"
-    return ValueError(f"Unknown {kind} {name!r}; {hint} are {', '.join(known)}.")
+    return ValueError(f"Unknown {kind} {name!r}; {hint} are {', '.join(known)}{other and f'; {other}'}.")
 
 
 def _near(name: str, known: Iterable[str]) -> str | None:
@@ -60,7 +67,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def check_arguments(argv: list[str]) -> None:
     """ValueError for a command, a recipe, an objective, an environment or a flag that does not exist, and for a value that is
     empty. The full parser checks everything else."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "--version"):
         return
     command, rest = argv[0], argv[1:]
     if command not in COMMANDS:
@@ -71,7 +78,7 @@ def check_arguments(argv: list[str]) -> None:
     if command in CHECKS:
         CHECKS[command](rest)
     if flag := unrecognised(command, rest):
-        near = nearest(flag, flags(command))
+        near = renamed(flag) or nearest(flag, flags(command))
         hint = f" Perhaps you meant {near}." if near else ""
         raise ValueError(f"Unrecognized options: {flag}.{hint} See `discover {command} --help`.")
 
@@ -117,16 +124,42 @@ def _check_resume(words: list[str]) -> None:
             )
 
 
+def _check_list(words: list[str]) -> None:
+    _check_choice("kind", words, ("all", *KINDS))
+
+
+def _check_recipe(words: list[str]) -> None:
+    if not words:
+        raise ValueError(f"recipe needs the name of a recipe: one of {', '.join(RECIPES)}.")
+    _check_choice("recipe", words, RECIPES)
+
+
+def _check_completion(words: list[str]) -> None:
+    if not words:
+        raise ValueError(f"completion needs a shell: {' or '.join(SHELLS)}.")
+    _check_choice("shell", words, SHELLS)
+
+
+def _check_choice(kind: str, words: list[str], known: Iterable[str]) -> None:
+    """Of the first word, if it is no flag."""
+    if words and not words[0].startswith("-") and words[0] not in known:
+        raise unknown(kind, words[0], known)
+
+
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "meta-train": _check_meta_train,
     "train": _check_train,
     "evaluate": _check_evaluate,
     "resume": _check_resume,
+    "list": _check_list,
+    "recipe": _check_recipe,
+    "completion": _check_completion,
 }
 
 
-def split_recipe(words: list[str]) -> tuple[str, list[str]]:
-    """(the recipe's name, the other words) of the arguments of meta-train, in whatever order they come.
+def split_recipe(words: list[str]) -> tuple[str | None, list[str]]:
+    """(the recipe's name, the other words) of the arguments of meta-train, in whatever order they come. The name is None
+    where it is left out and there is a --config.
 
     Raises ValueError if there is no recipe, or an unknown one.
     """
@@ -134,6 +167,8 @@ def split_recipe(words: list[str]) -> tuple[str, list[str]]:
     for at, word in free.items():
         if word in RECIPES:
             return word, words[:at] + words[at + 1 :]
+    if any(word.partition("=")[0] == "--config" for word in words) and not _mistyped_recipe(free):
+        return None, words
     taken = next((i for i, word in enumerate(words) if word in RECIPES), None)
     if taken is not None and not any(nearest(word, RECIPES) for word in free.values()):
         raise ValueError(
@@ -142,6 +177,11 @@ def split_recipe(words: list[str]) -> tuple[str, list[str]]:
     if not free:
         raise ValueError(f"meta-train needs a recipe: one of {', '.join(RECIPES)}.")
     raise unknown("recipe", max(free.values(), key=_likeness), RECIPES)
+
+
+def _mistyped_recipe(free: dict[int, str]) -> bool:
+    """Whether a word is in the place of a recipe's name, or near one. Others may be further values of a flag."""
+    return 0 in free or any(nearest(word, RECIPES) for word in free.values())
 
 
 def _likeness(word: str) -> float:
@@ -178,18 +218,32 @@ def _values(words: list[str], flag: str) -> list[str]:
 
 def _check_environment(name: str) -> None:
     """Only where a known name is near, so that a name of the grid worlds may be."""
+    if PLUG.fullmatch(name):
+        return
     base = name.partition("@")[0] if name.startswith("brax/") else name
     near = None if base in ENVIRONMENTS or base.startswith(LEFT_TO_THE_PARSER) else _near(base, ENVIRONMENTS)
-    if near is not None:
-        raise ValueError(f"Unknown environment {name!r}; did you mean {near!r}? {LISTED}.")
+    if near is not None and name not in _announced("envs"):
+        raise ValueError(f"Unknown environment {name!r}; did you mean {near!r}? {LISTED}; {OWN}.")
 
 
 def _check_objective(word: str) -> None:
-    folder = Path(__file__).parents[1] / "learned_objectives" / "weights"
-    shipped = [path.stem for path in folder.glob("*.safetensors")]
+    known = objectives()
     is_name = word.replace("_", "").replace("-", "").isalnum()  # a path has dots or slashes, or exists
-    if shipped and is_name and word not in (*FORMULAS, *shipped) and not Path(word).exists():
-        error = unknown("objective", word, sorted((*FORMULAS, *shipped)))
+    if len(known) == len(FORMULAS) or not is_name or word in known or Path(word).exists():
+        return
+    if word not in _announced("objectives"):
+        error = unknown("objective", word, known)
         raise ValueError(
-            f"{str(error).removesuffix('.')}, or the path of a .safetensors file, or the directory of a run."
+            f"{str(error).removesuffix('.')}, or the path of a .safetensors file, or the directory of a run; {OWN}."
         )
+
+
+def objectives() -> list[str]:
+    """The formulas, and what is shipped with weights."""
+    folder = Path(__file__).parents[1] / "learned_objectives" / "weights"
+    return sorted((*FORMULAS, *(path.stem for path in folder.glob("*.safetensors"))))
+
+
+def _announced(kind: str) -> set[str]:
+    """The names of the plugs of a kind that installed packages announce (see envs.plugs)."""
+    return {point.name for point in importlib.metadata.entry_points(group=f"discover.{kind}")}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from discover import recipes
-from discover.comparison import Comparison
-from discover.console import tell
-from discover.evaluate import evaluate
+from discover.console import print_line
+from discover.evaluation.evaluate import evaluate
 from discover.plots import draw_run
-from discover.run import meta_train
-from discover.store import open_run
+from discover.progress import bar
+from discover.results.comparison import Comparison
+from discover.runs import recipes
+from discover.runs.loop import meta_train
+from discover.runs.store import open_run
 
 UNSEEN = "Acrobot-v1"
 SEEDS = 16
@@ -21,22 +22,26 @@ def quickstart(out: Path) -> int:
     recipe = recipes.quickstart()
     with open_run(out, recipe):  # refused before a word is said
         pass
-    tell(f"1. Discover a drift on {' and '.join(recipe.envs)}, starting from no drift at all.\n")
-    result = meta_train(recipe, out)
+    print_line(f"1. Discover a drift on {' and '.join(recipe.envs)}, starting from no drift at all.\n")
+    with bar("generation"):
+        result = meta_train(recipe, out)
     if result.stopped is not None:
         return 128 + result.stopped
-    tell(f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n")
-    comparison = compare(recipe, result.out)
-    tell("\nIQM of the final return over seeds, with its 95% interval")
-    tell(comparison.table())
+    print_line(
+        f"\n2. Train {SEEDS} fresh agents with each objective, there and on {UNSEEN}, which the search never saw.\n"
+    )
+    with bar("cell"):
+        comparison = compare(recipe, result.out)
+    print_line("\nIQM of the final return over seeds, with its 95% interval")
+    print_line(comparison.table())
     figures = [
         *draw_run(out, out),
         *(out / f"{trial.env.replace('/', '_')}.png" for trial in comparison.curves),
     ]
-    tell("\n3. See it: " + ", ".join(str(path) for path in figures))
-    tell("\n4. Use it in your own agent:\n")
-    tell(f'   import learned_objectives as lo; drift = lo.load("{result.out / "objective.safetensors"}")')
-    tell("   policy_loss = -drift.surrogate(log_ratio, advantage).mean()")
+    print_line("\n3. See it: " + ", ".join(str(path) for path in figures))
+    print_line("\n4. Use it in your own agent:\n")
+    print_line(f'   import learned_objectives as lo; drift = lo.load("{result.out / "objective.safetensors"}")')
+    print_line("   policy_loss = -drift.surrogate(log_ratio, advantage).mean()")
     return 0
 
 
@@ -51,5 +56,5 @@ def compare(recipe: recipes.Recipe, out: Path) -> Comparison:
         agent=recipe.agent,
         loss=recipe.loss,
         out=out,
-        progress=tell,
+        progress=print_line,
     )

@@ -7,10 +7,24 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+KIND = "kind"  # names the class of settings that may be of several: `of_kind` of their base finds it
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Settings as JSON has them; those that may be of several classes with the name or path of theirs."""
+    out: dict[str, Any] = {KIND: settings.kind} if hasattr(type(settings), "of_kind") else {}
+    for field in dataclasses.fields(settings):
+        if field.metadata.get("recorded", True):
+            value = getattr(settings, field.name)
+            out[field.name] = as_dict(value) if dataclasses.is_dataclass(value) else value
+    return out
+
 
 def rebuild(cls: type, values: Mapping[str, Any]) -> Any:
-    """A dataclass from what `dataclasses.asdict` and JSON made of it. Fields that it has got since have their defaults, which are
-    what there was before them; TypeError for those that it has no more."""
+    """A dataclass from what `as_dict` and JSON made of it. Fields that it has got since have their defaults, which are what there
+    was before them; TypeError for those that it has no more."""
+    if hasattr(cls, "of_kind"):
+        cls, values = cls.of_kind(values[KIND]), {name: value for name, value in values.items() if name != KIND}
     kinds = typing.get_type_hints(cls)
     built = {}
     for name, value in values.items():

@@ -10,21 +10,27 @@ episode when the old one ends; `info["final_observation"]` is what was seen just
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+from envs import deferred  # noqa: F401 (before gymnax)
+
+# isort: split
 import gymnax
 
-from envs import gridworld, levels, probes
-from envs.adapt import adapted
+from envs import gridworld, levels, plugs, probes, suites
+from envs.adapt import built
 from envs.check import check
-from envs.freeway import Freeway
-from envs.seaquest import Seaquest
+from envs.interface import Environment, Lifetimes
+from envs.minatar.freeway import Freeway
+from envs.minatar.seaquest import Seaquest
 from envs.spaces import MultiDiscrete
+from envs.spelling import did_you_mean
 from envs.uniform import Uniform
 
 __all__ = [
+    "Environment",
+    "Lifetimes",
     "MultiDiscrete",
     "Uniform",
     "available",
@@ -35,6 +41,7 @@ __all__ = [
     "name_of",
     "probes",
     "register",
+    "suites",
 ]
 
 GYMNAX = (
@@ -68,31 +75,12 @@ GYMNAX = (
 # gymnax's rules in programs that are cheaper to compile and to step
 OWN = {"Freeway-MinAtar": Freeway, "Seaquest-MinAtar": Seaquest}
 
-BRAX = (
-    "brax/ant",
-    "brax/halfcheetah",
-    "brax/hopper",
-    "brax/humanoid",
-    "brax/humanoidstandup",
-    "brax/inverted_pendulum",
-    "brax/inverted_double_pendulum",
-    "brax/pusher",
-    "brax/reacher",
-    "brax/walker2d",
-)
-
-BACKENDS = ("spring", "generalized", "positional", "mjx")
-
 LEFT_OUT = {
     "MNISTBandit-bsuite": (
         "it downloads MNIST when it is built; with a network, "
         "envs.Uniform(gymnax.make('MNISTBandit-bsuite')[0]) builds it"
     ),
-    "brax/swimmer": (
-        "brax 0.14 gives it the generalized and mjx backends only, and calls "
-        "jnp.clip(a_min=...), which jax 0.10 removed"
-    ),
-    "brax/fast": "it is a stand-in for brax's own tests, without physics",
+    **suites.left_out(),
 }
 
 # gymnax hashes an environment by identity and takes it as a static argument of jit: a second
@@ -100,37 +88,52 @@ LEFT_OUT = {
 _built: dict[Any, Any] = {}
 
 
-_registered: dict[str, Callable[..., Any]] = {}
+_registered: dict[str, Any] = {}
 
 _given: dict[int, tuple[str, Any]] = {}  # objects that came in the place of a name
 
 
 def available() -> tuple[str, ...]:
-    """Names that `make` takes. Brax names may end in a backend: "brax/ant@positional"."""
+    """Names that `make` takes: ours, those that are registered, and those that installed packages announce. Brax names may end in
+    a backend: "brax/ant@positional"."""
+    return (*_ours(), *_registered, *(name for name in plugs.announced("envs") if not _is_ours(name)))
+
+
+def _ours() -> tuple[str, ...]:
     grids = (f"gridworld/{name}" for name in levels.available())
-    return (*GYMNAX, *BRAX, *(str(name) for name in probes.PROBES), *grids, *_registered)
+    return (*GYMNAX, *suites.names(), *(str(name) for name in probes.PROBES), *grids)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a name is that of an environment of ours, or belongs to a family of ours."""
+    return _is_of_family(name) or name in _ours() or name in LEFT_OUT
+
+
+def _is_of_family(name: str) -> bool:
+    return name.startswith("gridworld/") or suites.of(name) is not None
 
 
 def register(name: str, build: Callable[..., Any]) -> None:
     """Let `make` know an environment of your own, and with it `train`, `evaluate` and recipes.
 
     Args:
-      name: not taken, and not that of a family ("brax/", "gridworld/").
-      build: options -> an environment of the gymnax 1.0 interface, or an environment itself. Called once for each set of options.
-        Dict and Tuple spaces, scalars and matrices are adapted by `Uniform`; see `check` for the rest of the contract.
+      name: not taken, not that of a family ("brax/", "gridworld/"), and not a path ("kites:Kite"), which `make` takes anyway.
+      build: options -> an environment of the gymnax 1.0 interface, such as its class; or an environment itself. Called once for
+        each set of options. Dict and Tuple spaces, scalars and matrices are adapted by `Uniform`; see `check` for the rest of the
+        contract, and `Environment` for the capabilities.
 
     Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
     """
-    taken = name in LEFT_OUT or (name in available() and name not in _registered)
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, and is {name!r}.")
-    if not name or name.startswith(("brax/", "gridworld/")) or taken:
+    if not name or _is_ours(name):
         raise ValueError(f"the name {name!r} is taken, or belongs to a family of ours: choose another.")
-    if not callable(build):
-        if not hasattr(build, "step_env"):
-            raise ValueError(f"build must return an environment, or be one, and is a {type(build).__name__}.")
-        instance = build
-        build = lambda: instance
+    if plugs.is_path(name) or name in plugs.announced("envs"):
+        raise ValueError(
+            f"the name {name!r} is a path, or one that an installed package announces, and stands for that: choose another."
+        )
+    if not callable(build) and not hasattr(build, "step_env"):
+        raise ValueError(f"build must return an environment, or be one, and is a {type(build).__name__}.")
     _registered[name] = build
     for key in [key for key in _built if key[0] == name]:
         del _built[key]
@@ -148,23 +151,30 @@ def name_of(env: Any) -> str:
             f"expected the name of an environment, or an environment of gymnax's interface, and got {env!r}."
         )
     if id(env) not in _given:
-        name, number = str(getattr(env, "name", type(env).__name__)), 1
-        while name in available() or name in LEFT_OUT:
+        base = str(getattr(env, "name", type(env).__name__))
+        if _is_of_family(base):
+            base = type(env).__name__
+        name, number = base, 1
+        while name in available() or _is_ours(name) or plugs.is_path(name):
             number += 1
-            name = f"{env.name} ({number})"
+            name = f"{base} ({number})"
         register(name, env)
         _given[id(env)] = name, env  # held, so that no other object gets its id
     return _given[id(env)][0]
 
 
 def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """Environment and default parameters; the same name and options give the same object.
+    """Environment and default parameters; the same name and options give the same object, whose `name` it is.
+
+    A path, "kites:Kite", names a class, a function that builds an environment, or an instance, in a module of the working
+    directory or of an installed package. Packages may announce short names for paths: see `envs.plugs`.
 
     Options go to the environment. Grid worlds ("gridworld/all") take `actions` and `observation`, see `envs.gridworld`; their
     parameters are one level, and `envs.levels` samples others. Brax takes `backend` ("spring"; also spelled
-    "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.brax`).
+    "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.suites.brax`).
 
-    Raises ValueError, in a sentence, where the name or the backend is unknown or left out.
+    Raises ValueError, in a sentence, where the name or the backend is unknown or left out, and where what a path names cannot be
+    imported, is not an environment, or does not keep the contract.
     """
     name, kwargs = _normalise(name_of(name), kwargs)
     key = name, tuple(sorted((option, _frozen(value)) for option, value in kwargs.items()))
@@ -174,22 +184,30 @@ def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def _build(name, kwargs):
-    if name in _registered:
-        env = _registered[name](**kwargs)
-        if not hasattr(env, "step_env"):
-            raise ValueError(f"{name!r} was registered with what builds a {type(env).__name__}, and no environment.")
-        return adapted(env, name)
+    if (own := _own(name)) is not None:
+        return built(own, name, kwargs)
     if name in probes.PROBES:
         return probes.PROBES[name](**kwargs)
     if name.startswith("gridworld/"):
         return _grid(name.removeprefix("gridworld/"), **kwargs)
-    if name.startswith("brax/"):
-        from envs.brax import Brax  # brax takes seconds to import, and few runs need it
-
-        task, backend = name.removeprefix("brax/").split("@")
-        return Brax(task, backend=backend, **kwargs)
+    if (suite := suites.of(name)) is not None:
+        return suite.build(name, kwargs)
     env = OWN[name](**kwargs) if name in OWN else gymnax.make(name, **kwargs)[0]
-    return Uniform(env, name=name)
+    return Uniform(env, name=name, binary_obs=name.endswith("-MinAtar"))
+
+
+def _own(name: str) -> Any | None:
+    """What a user's name stands for: registered, by path, or announced by a package. None for a name of ours."""
+    if name in _registered:
+        return _registered[name]
+    if not _is_ours(name):
+        return plugs.find("envs", name)
+    if rivals := plugs.rivals("envs", name):
+        raise ValueError(
+            f"{name!r} is an environment of ours, and an installed package announces {rivals[0]} by the same name: remove the "
+            "package, or its announcement."
+        )
+    return None
 
 
 def _grid(distribution: str, *, actions: str = "cross", observation: str | None = None) -> gridworld.GridWorld:
@@ -203,41 +221,22 @@ def _grid(distribution: str, *, actions: str = "cross", observation: str | None 
 
 def _normalise(name: str, kwargs: dict) -> tuple[str, dict]:
     """The full name ("brax/ant@spring") and the options that are left."""
-    if not name.startswith("brax/"):
+    if (suite := suites.of(name)) is None:
         _require_known(name)
         return name, kwargs
-    base, _, suffix = name.partition("@")
-    _require_known(base)
-    kwargs = dict(kwargs)
-    option = kwargs.pop("backend", None)
-    if suffix and option and suffix != option:
-        raise ValueError(f"{name!r} and backend={option!r} ask for two different backends.")
-    backend = suffix or option or BACKENDS[0]
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"Unknown backend {backend!r} for {base!r}{_did_you_mean(backend, BACKENDS)} "
-            f"The backends are {', '.join(BACKENDS)}."
-        )
-    return f"{base}@{backend}", kwargs
+    _require_known(suite.base(name))
+    return suite.full_name(name, kwargs)
 
 
 def _require_known(name: str) -> None:
-    if name in LEFT_OUT:
-        raise ValueError(f"{name!r} is left out: {LEFT_OUT[name]}.")
-    if name not in available():
+    if why := (LEFT_OUT | suites.left_out()).get(name):
+        raise ValueError(f"{name!r} is left out: {why}.")
+    own = plugs.is_path(name) or name in _registered
+    if not own and name not in _ours() and name not in plugs.announced("envs"):
         raise ValueError(
-            f"Unknown environment {name!r}{_did_you_mean(name, available())} envs.available() lists them all."
+            f"Unknown environment {name!r}{did_you_mean(name, available())} envs.available() lists them all; module:Name is the "
+            "form for one of your own."
         )
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    lower = {name.lower(): name for name in known}
-    word = word.lower()
-    inside = [name for name in lower if len(word) > 2 and word in name]
-    for candidates, cutoff in ((lower, 0.8), (inside, 0.0), (lower, 0.6)):
-        if near := difflib.get_close_matches(word, candidates, n=1, cutoff=cutoff):
-            return f"; did you mean {lower[near[0]]!r}?"
-    return "."
 
 
 def _frozen(value: Any) -> Any:

@@ -1,32 +1,76 @@
-"""An environment of a user's own, checked and adapted when it is first made."""
+"""An environment of a user's own, built, checked and adapted when it is first made."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments.spaces import Box, Discrete
 
+from envs.check import capability_faults
+from envs.interface import Capabilities, Named
+from envs.plugs import raised, where
 from envs.spaces import MultiDiscrete
 from envs.uniform import Uniform
 
 MEMBERS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space", "default_params")
 
 
-def adapted(env: Any, name: str) -> Any:
-    """The environment itself; or in `Uniform`, where its spaces need that, or where it is gymnax's own, whose types differ.
+def built(found: Any, name: str, options: Mapping[str, Any]) -> Any:
+    """The environment that a class, a function or an instance stands for, adapted.
 
-    Its functions are traced once, and nothing is run. Raises ValueError with a sentence where what they return does not keep the
-    contract.
+    Raises ValueError, in a sentence with the file and the line of `found`, where it is not an environment or cannot be built.
     """
+    if hasattr(found, "step_env") and not isinstance(found, type):
+        if options:
+            raise ValueError(
+                f"{name!r} ({where(found)}) is an instance, and takes no options, such as {next(iter(options))}."
+            )
+        return adapted(found, name)
+    if not callable(found):
+        raise ValueError(
+            f"{name!r} is {_a(found)}, and must be an environment: a class, a function that returns one, or an instance."
+        )
+    if isinstance(found, type) and not hasattr(found, "step_env"):
+        raise ValueError(f"{where(found)}: {name!r} is a class without step_env: derive it from envs.Environment.")
+    try:
+        env = found(**options)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{name!r} ({where(found)}) cannot be built: {raised(error)}") from error
+    if not hasattr(env, "step_env"):
+        raise ValueError(f"{where(found)}: {name!r} returns {_a(env)}, and must return an environment.")
+    return adapted(env, name)
+
+
+def adapted(env: Any, name: str) -> Any:
+    """The environment with the capabilities and the types that `discover` relies on, under this name.
+
+    It is in `Uniform` where its spaces need that, or where it is gymnax's own, whose types differ; and in `Named` where it lacks
+    the capabilities or has another name. Its functions are traced once, and nothing is run.
+    Raises ValueError, in a sentence with the file and the line of its class, where it does not keep the contract.
+    """
+    try:
+        return _adapted(env, name)
+    except ValueError as error:
+        raise ValueError(f"{where(env)}: {error}") from error
+    except Exception as error:  # whatever a method of the user's raises
+        raise ValueError(f"{name!r} ({where(env)}) fails when it is traced: {raised(error)}") from error
+
+
+def _adapted(env: Any, name: str) -> Any:
     _require_members(env, name)
     params = env.default_params
     if not _is_plain(env, params) or type(env).__module__.startswith("gymnax."):
         _require_limit(params, name)
         env = Uniform(env, name=name)
+    elif not isinstance(env, Capabilities):
+        env = Named(env, name)
     _check_types(env, name)
-    return env
+    for fault in capability_faults(env, env.default_params):
+        raise ValueError(f"{name!r} {fault}.")
+    return env if env.name == name else Named(env, name)
 
 
 def _is_plain(env: Any, params: Any) -> bool:
@@ -115,6 +159,12 @@ def _require_same_types(state: Any, after: Any, name: str) -> None:
                 f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_told(before)} from "
                 f"reset_env, {_told(now)} after a step. They must be the same."
             )
+
+
+def _a(value: Any) -> str:
+    """A value by its type: "a tuple", "an int"."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _told(tree: Any) -> str:

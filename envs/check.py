@@ -1,5 +1,6 @@
 """A conformance test that ships with the library: one call tests anyone's environment."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.spaces import Box, Discrete
 
+from envs.interface import DEFAULTS, Lifetimes, Named
 from envs.spaces import MultiDiscrete
 
 INFO = ("discount", "terminated", "truncated", "final_observation")
@@ -19,12 +21,16 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
     The contract: observations float32 of rank >= 1, uint8 of rank 3, or one int32 that numbers a state, as `observation_space`
     says; actions Discrete, MultiDiscrete or Box float32[n]; reward float32[]; flags bool[]; info with a discount that is 0 at
     termination only, and the final observation, which is the observation itself until an end; a state that a scan can carry; a
-    time limit `params.max_steps_in_episode` in steps.
+    time limit `params.max_steps_in_episode` in steps; and the capabilities of `envs.interface`.
 
     Raises AssertionError with a sentence that names what is broken.
     """
     _check_spaces(env, params)
+    if any(not hasattr(env, name) for name in (*DEFAULTS, "num_states")):
+        env = Named(env, env.name)  # of gymnax's interface alone: its capabilities are the defaults
     _check_types(env, params)
+    for fault in capability_faults(env, params):
+        _require(False, env, fault)
 
     # Twenty steps run in no time: nearly all the cost is compilation, and this halves it.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -45,6 +51,70 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
     limit = jnp.ones_like(params.max_steps_in_episode)
     truncated = rollout(jax.random.key(1), params.replace(max_steps_in_episode=limit))[3]
     _require(bool(truncated.all()), env, "does not truncate at params.max_steps_in_episode = 1 step")
+
+
+def capability_faults(env: Any, params: Any) -> Iterator[str]:
+    """What is wrong with the capabilities that an environment states, from tracing alone: "has the lifetimes (1, 2), ..."."""
+    for name in ("expensive_reset", "binary_obs"):
+        if not isinstance(value := getattr(env, name), bool):
+            yield f"has {name} {value!r}, and it must be True or False"
+    if not (env.lifetimes is None or isinstance(env.lifetimes, Lifetimes)):
+        yield f"has the lifetimes {env.lifetimes!r}, and they must be envs.Lifetimes or None"
+    yield from _states_fault(env, params)
+    yield from _level_fault(env, params)
+    yield from _optimal_return_fault(env, params)
+
+
+def _states_fault(env, params):
+    with jax.ensure_compile_time_eval():
+        space = env.observation_space(params)
+    wanted = space.n if isinstance(space, Discrete) else None
+    if env.num_states != wanted:
+        yield f"has num_states {env.num_states!r}, and by its observation space {space} it must be {wanted}"
+
+
+def _level_fault(env, params):
+    if env.sample_level is None:
+        return
+    if not callable(env.sample_level):
+        yield f"has sample_level {env.sample_level!r}, and it must be a function of a key, or None"
+        return
+    keys = jax.random.split(jax.random.key(0), 2)
+    try:
+        levels = jax.eval_shape(jax.vmap(env.sample_level), keys)
+    except Exception as error:  # whatever the user's function raises
+        yield f"has a sample_level that cannot be mapped over keys by jax.vmap ({type(error).__name__}: {_line(error)})"
+        return
+    found, wanted = _types(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), levels)), _types(params)
+    if jax.tree.structure(levels) != jax.tree.structure(params) or found != wanted:
+        yield f"draws levels {found} with sample_level, and they must have the structure and types of default_params, {wanted}"
+
+
+def _optimal_return_fault(env, params):
+    if env.optimal_return is None:
+        return
+    if not callable(env.optimal_return):
+        yield f"has optimal_return {env.optimal_return!r}, and it must be a function of the parameters, or None"
+        return
+    try:
+        value = jax.eval_shape(env.optimal_return, params)
+    except Exception as error:  # whatever the user's function raises
+        yield f"has an optimal_return that cannot be traced ({type(error).__name__}: {_line(error)})"
+        return
+    if _type(value) != "float32[]":
+        yield f"gives optimal_return as {_type(value)}, not float32[]"
+
+
+def _types(params):
+    """Of a pytree of parameters, by path: ".gust float32[], .limit int32[]"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {jnp.result_type(x)}{list(jnp.shape(x))}".strip() for path, x in leaves
+    )
+
+
+def _line(error):
+    return " ".join(str(error).split())
 
 
 def _check_spaces(env, params):
@@ -108,6 +178,11 @@ def _check_values(env, out):
     final, going_on = info["final_observation"], ~(terminated | truncated)
     for what, value in (("observation", obs), ("final observation", final), ("reward", reward)):
         _require(np.isfinite(value).all(), env, f"gives a {what} that is not finite")
+    _require(
+        not env.binary_obs or bool(np.isin(obs, (0, 1)).all()),
+        env,
+        "has binary_obs, and gives an observation with numbers other than 0 and 1",
+    )
     _require(
         np.array_equal(final[going_on], obs[going_on]),
         env,

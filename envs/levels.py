@@ -14,24 +14,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from envs.gridworld import GridWorld, Level, fill_level, make_level
+from envs.interface import Lifetimes
+from envs.sampling import log_uniform, log_uniform_int
 
 UPDATE = 64 * 20  # environment steps in one update of the papers' agents, the unit of their lifetimes
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Worlds of one family, and how long their agents live."""
+    """Worlds of one family. `env.lifetimes` is how long their agents live."""
 
     env: GridWorld
     sample: Callable[[jax.Array], Level]
-    lifetime: tuple[int, int]  # environment steps: the log-uniform range, or twice the same number
 
 
 class _Fixed:
@@ -185,39 +186,52 @@ def sample(key: jax.Array, name: str) -> Level:
     return distribution(name).sample(key)
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """`sample` for one name. Samplers of the same name are equal, so environments that hold them share compiled programs."""
+
+    name: str
+
+    def __call__(self, key: jax.Array) -> Level:
+        return sample(key, self.name)
+
+
 def sample_lifetime(key: jax.Array, name: str) -> jax.Array:
     """f32[], environment steps: how long an agent lives in a world of this distribution."""
-    low, high = distribution(name).lifetime
-    if low == high:
-        return jnp.float32(low)
-    return (log_uniform_int(key, low // UPDATE, high // UPDATE) * UPDATE).astype(jnp.float32)
+    distribution(name)  # raises for an unknown name
+    return _lifetimes(name).sample(key)
 
 
 @cache
 def distribution(name: str) -> Distribution:
-    """The family, the sampler and the lifetimes of a distribution by name. Raises as `sample` does."""
+    """The family and the sampler of a distribution by name. Raises as `sample` does."""
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}."
         raise ValueError(f"Unknown grid worlds {name!r}: {hint}")
     with jax.ensure_compile_time_eval():
         env, sampler = _build(name)
+    return Distribution(env, sampler)
+
+
+def _lifetimes(name: str) -> Lifetimes:
     low, high = LIFETIMES[name]
-    return Distribution(env, sampler, (low * UPDATE, high * UPDATE))
+    return Lifetimes(low * UPDATE, high * UPDATE, UPDATE)
 
 
 def _build(name: str) -> tuple[GridWorld, Callable[[jax.Array], Level]]:
+    family = partial(GridWorld, distribution=name, sampler=Sampler(name), lifetimes=_lifetimes(name))
     if name in MAZES or name == "mazes":
         mazes = [_Maze(MAZES[name])] if name in MAZES else [_Maze(rows) for rows in MAZES.values()]
-        return GridWorld(13, 13, 3, distribution=name), _among([maze.template() for maze in mazes], _Maze.redraw)
+        return family(13, 13, 3), _among([maze.template() for maze in mazes], _Maze.redraw)
     if name.split("_")[0] in RANDOM:
-        family = RANDOM[name.split("_")[0]]
-        size = family.sizes[1]
-        return GridWorld(size, size, family.objects[1], distribution=name), family.sample
+        worlds = RANDOM[name.split("_")[0]]
+        size = worlds.sizes[1]
+        return family(size, size, worlds.objects[1]), worlds.sample
     fixed = list(TABULAR.values()) if name == "tabular" else [{**TABULAR, **GROOVE_CODE, **SHUFFLED}[name]]
     padded = tuple(int(size) for size in np.max([(*f.size, len(f.objects)) for f in fixed], axis=0))
     observation = "planes" if name in SHUFFLED else "index"
-    return GridWorld(*padded, observation=observation, distribution=name), _among([f.template(padded) for f in fixed])
+    return family(*padded, observation=observation), _among([f.template(padded) for f in fixed])
 
 
 def _among(templates: list[Level], redraw: Callable[[jax.Array, Level], Level] = lambda _, level: level):
@@ -238,12 +252,3 @@ def _place(key: jax.Array, level: Level) -> Level:
     order = jnp.argsort(jax.random.uniform(key, level.wall.shape) + level.wall)
     cells = order[jnp.arange(level.cell.shape[0] + 1) % level.num_open].astype(jnp.int32)
     return level.replace(start=cells[-1], cell=cells[:-1])
-
-
-def log_uniform(key: jax.Array, low: float, high: float, shape: tuple[int, ...] = ()) -> jax.Array:
-    return jnp.exp(jax.random.uniform(key, shape, minval=np.log(low), maxval=np.log(high)))
-
-
-def log_uniform_int(key: jax.Array, low: int, high: int) -> jax.Array:
-    """i32[] in [low, high], its logarithm uniform."""
-    return jnp.clip(jnp.floor(log_uniform(key, low, high + 1)), low, high).astype(jnp.int32)

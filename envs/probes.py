@@ -1,4 +1,4 @@
-"""Tiny environments with known values: which one an agent fails tells what is broken.
+"""Tiny environments with known values: the one that an agent fails shows what is broken.
 
 Each states its values under the best policy as formulas of the discount γ, and computes them
 with `value(obs, gamma)`, for observations with any leading axes.
@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments.environment import Environment
 from gymnax.environments.spaces import Box, Discrete
+
+from envs.interface import Environment
 
 
 @struct.dataclass

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments.environment import Environment
 from gymnax.environments.spaces import Box, Dict, Discrete, Tuple
 
 from envs import spaces
+from envs.interface import Environment, capabilities
 from envs.spaces import MultiDiscrete
 
 
@@ -26,12 +26,18 @@ class Uniform(Environment):
     Actions: Discrete, Box float32[n] of any shape flattened, or MultiDiscrete, which a Dict or Tuple of Discrete spaces becomes.
     Reward: float32[].  Flags: bool[].
     State: strongly typed.  info: discount, terminated, truncated, final_observation.
-    The dynamics and the use of keys are those of `env`.
+    The dynamics, the use of keys and the capabilities are those of `env`. `binary_obs` may be stated here for an environment that
+    does not state it.
     """
 
-    def __init__(self, env: Environment, *, name: str | None = None):
+    def __init__(self, env: Any, *, name: str | None = None, binary_obs: bool = False):
         self.env = env
         self._name = name or env.name
+        stated = capabilities(env)
+        self.lifetimes, self.expensive_reset = stated["lifetimes"], stated["expensive_reset"]
+        self.binary_obs = binary_obs or stated["binary_obs"]
+        self.sample_level = self._sample_level if stated["sample_level"] else None
+        self.optimal_return = self._optimal_return if stated["optimal_return"] else None
 
     @property
     def name(self) -> str:
@@ -48,6 +54,13 @@ class Uniform(Environment):
         """Parameters of `env`; the time limit is an int32, in steps."""
         params = self.env.default_params
         return params.replace(max_steps_in_episode=np.int32(params.max_steps_in_episode))
+
+    def _sample_level(self, key):
+        params = self.env.sample_level(key)
+        return params.replace(max_steps_in_episode=jnp.asarray(params.max_steps_in_episode, jnp.int32))
+
+    def _optimal_return(self, params):
+        return self.env.optimal_return(self._inner(params))
 
     @partial(jax.jit, static_argnames=("self",))
     def step(self, key, state, action, params=None):

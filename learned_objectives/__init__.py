@@ -8,7 +8,7 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 """
 
 from learned_objectives.cards import card
-from learned_objectives.core import Objective, Outputs, Progress, Rollout
+from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
 from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
@@ -23,6 +23,7 @@ from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
 from learned_objectives.probe import probe
+from learned_objectives.soft_clip import SoftClip
 
 __all__ = [
     "DPO",
@@ -40,6 +41,8 @@ __all__ = [
     "Outputs",
     "Progress",
     "Rollout",
+    "SoftClip",
+    "Statistics",
     "available",
     "card",
     "load",

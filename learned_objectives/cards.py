@@ -94,7 +94,9 @@ def _made(how: Mapping[str, Any]) -> str:
     recipe = _mapping(how, "recipe")
     if not recipe:
         return ""
-    search = {"evolution": "evolution", "metagrad": "meta-gradients"}.get(str(recipe.get("method")), "a search")
+    kind = recipe.get("method") or _mapping(recipe, "search").get("kind")  # `method` in records of version 0.1
+    names = {"evolution": "evolution", "rolling": "evolution", "metagrad": "meta-gradients"}
+    search = names.get(str(kind), "a search")
     steps, spent, seconds = recipe.get("total_steps"), how.get("env_steps"), how.get("wall_seconds")
     rows = [
         ("recipe", f"`{recipe.get('name')}`, by {search}, seed {how.get('seed')}"),
@@ -113,7 +115,7 @@ def _made(how: Mapping[str, Any]) -> str:
 
 
 def _mapping(how: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a record, in which anybody may have saved anything."""
+    """A part of a record, in which any user may have saved anything."""
     part = how.get(name)
     return part if isinstance(part, Mapping) else {}
 
@@ -140,6 +142,8 @@ def _expects(objective: Objective | Drift, agent: Mapping[str, Any]) -> str:
     needs = ["Advantages normalised over each minibatch to mean 0 and standard deviation 1"]
     if drift.needs_progress:
         needs.append("`Progress(step, lifetime)` in environment steps")
+    if drift.needs_statistics:
+        needs.append("`Statistics` of the agent's last update, in its `Progress`")
     if isinstance(drift, LPO):
         needs.append(f"nothing else: its feature map, {drift.features}, is in the file")
     return "; ".join(needs) + "."
@@ -193,7 +197,8 @@ def _use(objective: Objective | Drift, name: str) -> str:
     drift = objective.drift if isinstance(objective, Mirror) else objective
     if not isinstance(drift, Drift):
         return f"import discover\n\ndiscover.train({name})"
-    progress = ", lo.Progress(step, lifetime)" if drift.needs_progress else ""
+    statistics = ", lo.Statistics(kl, entropy, explained_variance, clipped)" if drift.needs_statistics else ""
+    progress = f", lo.Progress(step, lifetime{statistics})" if drift.needs_progress or statistics else ""
     return (
         f"import learned_objectives as lo\n\nobjective = lo.load({name})\n"
         f"policy_loss = -objective.surrogate(log_ratio, advantage{progress}).mean()"

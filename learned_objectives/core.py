@@ -16,6 +16,26 @@ from flax import struct
 PyTree = Any
 
 
+class Statistics(struct.PyTreeNode):
+    """Scale-free statistics of an agent's last update. All are 0 before the first update."""
+
+    kl: jax.Array  # f32[], mean over samples of KL(before || after) in nats, estimated as r - 1 - log r
+    entropy: (
+        jax.Array
+    )  # f32[] in [0, 1], of the policy over the uniform one's; of a Gaussian, min(geometric mean of std, 1)
+    explained_variance: jax.Array  # f32[] in [-1, 1], of the critic: 1 - Var[R - V] / Var[R], R the lambda-return
+    clipped: jax.Array  # f32[] in [0, 1], the share of samples whose ratio left [0.8, 1.2]
+
+    @classmethod
+    def zeros(cls) -> Statistics:
+        return cls(*(jnp.float32(0.0) for _ in range(4)))
+
+    @classmethod
+    def typical(cls) -> Statistics:
+        """Of PPO in the middle of its training, for figures and probes."""
+        return cls(jnp.float32(0.01), jnp.float32(0.5), jnp.float32(0.5), jnp.float32(0.1))
+
+
 class Progress(struct.PyTreeNode):
     """Where an agent stands in its life, counted in environment steps.
 
@@ -27,6 +47,9 @@ class Progress(struct.PyTreeNode):
 
     step: jax.Array | float  # f32[], environment steps taken so far
     lifetime: jax.Array | float  # f32[], environment steps in the whole life
+    statistics: Statistics | None = (
+        None  # of the agent's last update; None: not computed, as no objective asked for them
+    )
 
     @property
     def fraction(self) -> jax.Array:
@@ -96,6 +119,11 @@ class Objective(struct.PyTreeNode):
         """Whether it reads probabilities of actions, which a continuous policy does not have."""
         return False
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it reads `progress.statistics`. An agent computes them for such objectives alone."""
+        return False
+
     def targets(self, rollout: Rollout, progress: Progress) -> PyTree:
         """Once per rollout: what should this experience teach? Leaves lead with `[T, B]`."""
         raise NotImplementedError
@@ -139,6 +167,17 @@ def require(progress: Progress | None, name: str) -> Progress:
     if not isinstance(progress, Progress):
         raise TypeError(f"{name} needs a Progress and was given {progress!r}, a {type(progress).__name__}: {how}")
     return progress
+
+
+def require_statistics(progress: Progress | None, name: str) -> Statistics:
+    """The statistics of the agent's last update, or a sentence for a caller who passed none."""
+    found = require(progress, name).statistics
+    if found is None:
+        raise ValueError(
+            f"{name} reads statistics of the agent's last update and was called without them: pass "
+            "learned_objectives.Progress(step, lifetime, learned_objectives.Statistics(...))."
+        )
+    return found
 
 
 def same_shape(*arrays: jax.Array) -> None:

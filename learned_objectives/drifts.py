@@ -27,6 +27,7 @@ class Drift(struct.PyTreeNode):
     """D(log r, A, n/N): f32[...], f32[...] -> f32[...], never negative, zero and flat at r = 1."""
 
     needs_progress: ClassVar[bool] = False
+    needs_statistics: ClassVar[bool] = False
 
     def __call__(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
         raise NotImplementedError
@@ -43,7 +44,7 @@ class Drift(struct.PyTreeNode):
         return jnp.exp(log_ratio) * advantage - self(log_ratio, advantage, progress)
 
     def constant_from(self, advantage: jax.Array) -> jax.Array:
-        """A log r > 0 from which on r A - D(r, A) is constant: f32[...]. 20 where there is none, as for A <= 0."""
+        """A log r > 0 from which on r A - D(r, A) is constant: f32[...]. 20 if no such log r exists, as for A <= 0."""
         return jnp.full_like(advantage, MAX_LOG_RATIO)
 
 

@@ -16,7 +16,7 @@ from learned_objectives.core import Progress
 from learned_objectives.drifts import MAX_LOG_RATIO, Drift
 from learned_objectives.mirror import Mirror
 from learned_objectives.points import BATCH, Points, batches, joined, lattice, moved, scattered, search_steps, thinned
-from learned_objectives.survey import AT_ONE, CHUNK, A, DriftLawError, Survey, Surveyor, evaluate
+from learned_objectives.survey import AT_ONE, CHUNK, A, DriftLawError, Survey, Surveyor, evaluate, progress_at
 
 __all__ = ["DriftLawError", "verify_drift"]
 
@@ -41,10 +41,11 @@ def verify_drift(
         D >= 0,    D(r = 1) = 0,    D flat at r = 1,    D and its derivative finite,    D(batch)[i] = D(batch[i])
 
     The points are a lattice and 450,000 random ones in log r, A, n/N and N: |log r| up to `max_log_ratio`, dense near r = 1 and
-    in the range of a clip; |A| from 1e-12 to 100; N from 10 to 1e10 environment steps, lives of whole rollouts among them. From
-    the points of smallest D, a random search looks for smaller values. Flatness is asked of the derivative and of finite
-    differences, since autodiff calls |log r| flat at 0. Elsewhere the derivative must agree with differences where D is smooth,
-    so that no `stop_gradient` hides it. Batches have 128 and 512 samples, with log r of one scale or of all.
+    in the range of a clip; |A| from 1e-12 to 100; N from 10 to 1e10 environment steps, lives of whole rollouts among them; and
+    statistics of the last update over their ranges. From the points of smallest D, a random search looks for smaller values.
+    Flatness is asked of the derivative and of finite differences, since autodiff calls |log r| flat at 0. Elsewhere the
+    derivative must agree with differences where D is smooth, so that no `stop_gradient` hides it. Batches have 128 and 512
+    samples, with log r of one scale or of all.
 
     A negative value within rounding, 2.4e-7 max(1, |A|), is accepted. |log r|^p is refused for p below 1.17: on points it does
     not differ from a kink. This is a search and no proof: what is broken in a small region of several inputs at once, or in
@@ -140,7 +141,7 @@ def _require_traceable(drift: Callable) -> None:
     x = jax.ShapeDtypeStruct((BATCH,), jnp.float32)
     n = jax.ShapeDtypeStruct((), jnp.float32)
     try:
-        jax.eval_shape(lambda x, a, n, N: evaluate(drift, x, a, Progress(n, N)), x, x, n, n)
+        jax.eval_shape(lambda x, a, n, N: evaluate(drift, x, a, progress_at(n, N)), x, x, n, n)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
         raise TypeError(
             "verify_drift checks a drift that jax.jit can trace, and this one asks for the values of its inputs, as NumPy or a "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import importlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror
+from learned_objectives.soft_clip import SoftClip
 
 FORMAT = "learned_objectives"
 SCHEMA = 2  # of the metadata; raise it when an older reader would misread a newer file
@@ -34,7 +37,8 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-_types: dict[str, type] = {cls.__name__: cls for cls in (Mirror, NoDrift, Clip, DPO, KL, LPO, LPG)}
+OURS = (Mirror, NoDrift, Clip, DPO, KL, LPO, LPG, SoftClip)
+_types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
 class ObjectiveFileError(ValueError):
@@ -113,7 +117,8 @@ def save(objective: Objective, path: str | os.PathLike, record: Mapping[str, Any
     objective and record make the same bytes.
 
     Args:
-      objective: made of registered types (see `register`).
+      objective: made of our types, of registered ones (see `register`), or of classes at the top level of a module. A file names
+        such a class by its module, and `load` imports it.
       path: by custom `*.safetensors`. Its directory must exist.
       record: provenance, anything JSON can hold.
 
@@ -163,11 +168,45 @@ def _write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def _name_of(cls: type) -> str:
+    """The name that a file gives a class: `package.module:Class`. One of ours, or a registered one that no import finds,
+    has its own name."""
+    if cls in OURS:
+        return cls.__name__
+    module = sys.modules.get(cls.__module__)
+    if cls.__module__ != "__main__" and getattr(module, cls.__name__, None) is cls:
+        return f"{cls.__module__}:{cls.__name__}"
+    if _types.get(cls.__name__) is not cls:
+        raise ValueError(
+            f"cannot save a {cls.__name__}, because no import finds its class again: define it at the top level of a module, or "
+            "decorate it with learned_objectives.register."
+        )
+    return cls.__name__
+
+
+def _type_of(name: str) -> type:
+    """The inverse of `_name_of`. The module of a class that is not registered is imported, and nothing but a drift or an
+    objective is taken from it."""
+    module, is_path, attribute = name.rpartition(":")
+    if not is_path:
+        if name not in _types:
+            raise ValueError(f"it holds a {name}, which is not registered here: import the code that defines it")
+        return _types[name]
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the user's module raises
+        raise ValueError(
+            f"it holds a {attribute} of {module}, which cannot be imported here ({type(error).__name__}: {error}): run where "
+            f"{module} can be imported"
+        ) from None
+    if not (isinstance(cls, type) and issubclass(cls, (Drift, Objective))):
+        raise ValueError(f"{name} is not a subclass of Drift or Objective")
+    return cls
+
+
 def _describe(node: Any, prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """{type, static, children}, with the arrays put into `tensors` under dotted names."""
-    kind = type(node).__name__
-    if _types.get(kind) is not type(node):
-        raise ValueError(f"cannot save a {kind}: decorate its class with learned_objectives.register.")
+    kind = _name_of(type(node))
     spec: dict[str, Any] = {"type": kind, "static": {}, "children": {}}
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
@@ -182,9 +221,7 @@ def _describe(node: Any, prefix: str, tensors: dict[str, np.ndarray]) -> dict[st
 
 def _build(spec: Mapping[str, Any], prefix: str, tensors: dict[str, np.ndarray]) -> Any:
     """The inverse of `_describe`; takes what it uses out of `tensors`."""
-    cls = _types.get(spec["type"])
-    if cls is None:
-        raise ValueError(f"it holds a {spec['type']}, which is not registered here: import the code that defines it.")
+    cls = _type_of(spec["type"])
     values = dict(spec["static"])
     for name, child in spec["children"].items():
         values[name] = _build(child, f"{prefix}{name}.", tensors)

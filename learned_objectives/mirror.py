@@ -40,17 +40,24 @@ class Mirror(Objective):
     def critic_width(self) -> int:
         return 1
 
+    @property
+    def needs_statistics(self) -> bool:
+        return self._checked_drift().needs_statistics
+
     def surrogate(self, log_ratio: jax.Array, advantage: jax.Array, progress: Progress | None = None) -> jax.Array:
         """r A - D(r, A): f32[...], the line a PPO changes. Expects normalised advantages.
 
         Raises TypeError if the drift is not a `Drift`.
         """
+        return self._checked_drift().surrogate(log_ratio, advantage, progress)
+
+    def _checked_drift(self) -> Drift:
         if not isinstance(self.drift, Drift):
             raise TypeError(
                 f"the drift of a Mirror must be a learned_objectives.Drift, and is {self.drift!r}: give lo.DPO(), "
                 "lo.load(name).drift, or an instance of your own subclass of lo.Drift."
             )
-        return self.drift.surrogate(log_ratio, advantage, progress)
+        return self.drift
 
     def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:
         advantage = generalised_advantage(rollout, gamma=self.gamma, gae_lambda=self.gae_lambda)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from learned_objectives.core import Objective, Progress, Rollout
+from learned_objectives.core import Objective, Progress, Rollout, Statistics
 from learned_objectives.drifts import Drift
 from learned_objectives.lpg import LPG
 from learned_objectives.mirror import Mirror
@@ -26,7 +26,7 @@ def probe(objective: Objective | Drift) -> list[float]:
     drift = objective.drift if isinstance(objective, Mirror) else objective
     values = []
     for fraction in (0.0, 0.5, 1.0):
-        progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME))
+        progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME), Statistics.typical())
         if isinstance(drift, Drift):
             log_ratio, advantage = jnp.meshgrid(LOG_RATIOS, ADVANTAGES, indexing="ij")
             values.append(drift.surrogate(log_ratio, advantage, progress))

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 1. Use a discovered objective
 #
-# You have a PPO. Somebody has searched for a better policy objective and found one. How do you try it in your own code?
-# By changing one line. Here is a plain PPO in JAX, the same PPO with a discovered objective, and a fair look at both.
+# You have a PPO, and a search has found a policy objective that may be better. One line of your code changes. This notebook
+# shows a plain PPO in JAX, the same PPO with a discovered objective, and a comparison of both.
 
 # %%
 # On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell only prints versions.
@@ -37,17 +37,17 @@ import optax
 
 import learned_objectives as lo
 from discover.plots import COLOURS
-from discover.statistics import interval, iqm, iqm_interval
+from discover.results.statistics import interval, iqm, iqm_interval
 
 SMALL = "DISCOVER_NOTEBOOK_SMALL" in os.environ  # set by our own checks, to see in seconds that the notebook runs
 NUM_SEEDS = 2 if SMALL else 16
 TOTAL_STEPS = 10_000 if SMALL else 200_000  # environment steps of each agent
 
 # %% [markdown]
-# ## What is there to load?
+# ## What can be loaded
 #
-# Closed forms, and objectives that were found by a search and come with their weights. `NAME` is the only thing to change
-# in this notebook to try another.
+# There are closed forms, and objectives that were found by a search and have weights. `NAME` is the only thing that you
+# change in this notebook to try another.
 
 # %%
 print(lo.available())
@@ -56,21 +56,20 @@ NAME = "lpo"
 objective = lo.load(NAME)
 
 # %% [markdown]
-# Before you trust somebody's weights: how were they made, what do they expect of you, and where do they lose?
+# Read the card before you use searched weights. It says how they were made, what they expect, and where they lose.
 
 # %%
 print(lo.card(NAME))
 
 # %% [markdown]
-# LPO (Lu et al. 2022) is PPO's clip and what a small network adds to it. This one was found on two MinAtar games, so
-# CartPole, below, is an environment that it has never seen. It is an instance of **mirror learning**: maximise the mean of
-# $r A - D(r, A)$, where $r$ is the ratio of the new to the old probability of an action, $A$ is its advantage, and the
-# **drift** $D$ is the price of moving away from the old policy. PPO's clip is one drift, and this one's is another. The next
-# notebook looks inside them.
+# LPO (Lu et al. 2022) is PPO's clip plus a small network. This one was searched on two MinAtar games. CartPole, below, was
+# not part of the search. LPO is an instance of **mirror learning**: maximise the mean of $r A - D(r, A)$, where $r$ is the
+# ratio of the new to the old probability of an action, $A$ is its advantage, and the **drift** $D$ is a penalty on the
+# distance from the old policy. PPO's clip is one drift, and LPO is another. The next notebook draws both.
 #
 # ## A plain PPO
 #
-# First the agent, an actor and a critic that share nothing.
+# First the agent: an actor and a critic that share no weights.
 
 # %%
 env, env_params = gymnax.make("CartPole-v1")
@@ -90,8 +89,8 @@ class ActorCritic(nn.Module):
 network = ActorCritic()
 
 # %% [markdown]
-# Then the loss. Mind that advantages are normalised in each minibatch: the drifts that were found by search were found on
-# normalised advantages, so their shape fits that scale and no other.
+# Then the loss. Advantages are normalised in each minibatch. The discovered drifts were searched on normalised advantages,
+# so their shape fits only that scale.
 
 
 # %%
@@ -117,7 +116,7 @@ def ppo_loss(params, batch):
 # %% [markdown]
 # ## The one line
 #
-# The same function again, with `objective.surrogate` where the clip was.
+# This is the same function, with `objective.surrogate` in place of the clip.
 
 
 # %%
@@ -136,18 +135,18 @@ before, after = (inspect.getsource(f).splitlines()[1:] for f in (ppo_loss, disco
 print("\n".join(line for line in difflib.ndiff(before, after) if line[0] in "+-"))
 
 # %% [markdown]
-# (A *time-aware* objective also wants to know how far through its training the agent is: it takes
-# `lo.Progress(step, lifetime)`, both in environment steps, as a third argument, and says so if you forget.)
+# (A *time-aware* objective also needs the progress of training. Its third argument is `lo.Progress(step, lifetime)`, both in
+# environment steps. Without it the call raises an error.)
 #
 # ## The training loop
 #
-# `train` is a whole training run as one function of a loss and a key, so `jax.vmap` over keys gives many seeds and
-# `jax.jit` makes it one program. It is the usual PPO: roll out, estimate advantages, a few epochs of minibatches.
+# `train` is a whole training run as one function of a loss and a key. `jax.vmap` over keys gives many seeds, and `jax.jit`
+# makes one program of it. It is the usual PPO: collect a rollout, estimate advantages, and take a few epochs of minibatches.
 #
-# One detail is often wrong. CartPole ends an episode when the pole falls, and *also* after 500 steps, only because the
-# clock ran out. A fallen pole is worth nothing from there on. A pole that still stands at step 500 is worth what the critic
-# says about the **last observation before the reset**, which gymnax hands over as `info["final_observation"]`. So the
-# bootstrap asks about `terminated` alone, and only the chain of advantages is cut by either.
+# One detail is often wrong. CartPole ends an episode when the pole falls, and *also* after 500 steps, at the time limit.
+# After a fall the value is zero. At the time limit the value is the critic's value of the **last observation before the
+# reset**, which gymnax returns as `info["final_observation"]`. The bootstrap therefore depends on `terminated` alone. The
+# recursion of the advantages stops at both.
 
 # %%
 NUM_ENVS, NUM_STEPS, NUM_EPOCHS, NUM_MINIBATCHES = 4, 128, 4, 4
@@ -213,8 +212,8 @@ def train(loss, key):
 # %% [markdown]
 # ## Compare
 #
-# Every seed in one call. Both losses get the same keys, so agent number $i$ starts from the same network either way.
-# A learning curve is the mean return of the training episodes that ended in each of a few stretches of training.
+# One call trains every seed. Both losses get the same keys, so agent number $i$ starts from the same network with both. A
+# learning curve is the mean return of the training episodes that ended in each of a few stretches of training.
 
 # %%
 NUM_POINTS = 5 if SMALL else 25
@@ -249,9 +248,9 @@ legend = axis.legend(
 plt.show()
 
 # %% [markdown]
-# Lines are the interquartile mean over seeds and bands its 95% bootstrap interval. Two numbers sum a curve up: where it
-# ends, and its mean over all of training, which also counts how fast the agent got there. What may be said of the
-# difference is computed, not read off the picture.
+# A line is the interquartile mean over seeds, and a band is its 95% bootstrap interval. Two numbers summarise a curve: its
+# end, and its mean over all of training, which also contains the speed of learning. The difference between the objectives is
+# computed below with an interval.
 
 # %%
 ours, theirs = curves[NAME.upper()], curves["PPO"]
@@ -266,17 +265,17 @@ for what, mine, yours in [
     print(f"    difference of the two {gap:.0f}: {verdict} on this evidence")
 
 # %% [markdown]
-# Read this with care. CartPole has a ceiling of 500, it is one environment, and the learning rate, entropy bonus and
-# number of epochs were all chosen by people for PPO. A result here says that the line works in your agent and about what
-# to expect; it does not rank the objectives. To do that, use several environments that neither was tuned on:
+# The result has limits. CartPole has a ceiling of 500, it is one environment, and the learning rate, the entropy bonus and the
+# number of epochs were chosen for PPO. The result shows that the line works in your agent and which returns to expect. It does
+# not rank the objectives. For a ranking, use several environments on which no objective was tuned:
 # `discover.evaluate(["ppo", "lpo"], envs=[...], num_seeds=10)` reports them with intervals.
 #
-# ## Is it really a drift?
+# ## Is it a drift?
 #
-# Whoever writes an objective, a person or a search, three laws make it safe to optimise in this way: the drift is never
-# negative, it is zero at ratio 1, and it is flat there. `verify_drift` checks them at many points and searches for worse. It
-# is silent if they hold, and otherwise says which law is broken, and where. A square of the log ratio is fine. Its
-# absolute value is not, although automatic differentiation calls it flat at zero:
+# Three laws must hold for a drift, whether a person wrote it or a search found it: it is never negative, it is zero at ratio
+# 1, and it is flat there. `verify_drift` checks them at many points and searches for violations. It returns nothing if they
+# hold. Otherwise the error names the law and the point. A square of the log ratio is a drift. Its absolute value is not,
+# although automatic differentiation gives the derivative zero at the kink:
 
 # %%
 lo.verify_drift(objective.drift)
@@ -287,11 +286,11 @@ except lo.DriftLawError as error:
     print(error)
 
 # %% [markdown]
-# ## Save it, with how it was made
+# ## Save it with its record
 #
-# An objective is a pytree: its leaves are what a search may change. DPO, a formula that people read off a network that a
-# search had found, has two. Change one, save the result with a record of what you did, and load it anywhere. The file is
-# safetensors with a checksum, so reading one runs no code.
+# An objective is a pytree. Its leaves are what a search may change. DPO, a formula that was derived from a network found by a
+# search, has two. Change one, save the result with a record of the change, and load it. The file is safetensors with a
+# checksum. Reading it runs no code.
 
 # %%
 mine = lo.Mirror(drift=lo.DPO(alpha=1.5, beta=0.6))
@@ -304,4 +303,4 @@ log_ratio, advantage = jnp.array([-0.5, 0.0, 0.5]), jnp.array([1.0, 1.0, 1.0])
 assert jnp.array_equal(again.surrogate(log_ratio, advantage), mine.surrogate(log_ratio, advantage))
 
 # %% [markdown]
-# A file that a search of yours exported is used in just the same way: `lo.load("my_objective.safetensors")`.
+# A file that your own search exported is used in the same way: `lo.load("my_objective.safetensors")`.

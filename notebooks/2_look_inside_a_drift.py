@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 2. Look inside a drift
 #
-# A policy update sees each sample as two numbers: the ratio $r = \pi(a|s) / \pi_\text{old}(a|s)$, by how much the action has
-# become more likely since the data was collected, and its advantage $A$. Mirror learning (Kuba et al. 2022) maximises the
+# A policy update uses two numbers of each sample: the ratio $r = \pi(a|s) / \pi_\text{old}(a|s)$, by which the probability of
+# the action has changed since the data was collected, and the advantage $A$. Mirror learning (Kuba et al. 2022) maximises the
 # mean of
 #
-# $$ r A - D(r, A) $$
+# $$ r A - D(r, A). $$
 #
-# and all that A2C, PPO, MDPO, DPO, LPO and TA-LPO disagree about is the **drift** $D$. So we can look at it: it is a surface.
+# A2C, PPO, MDPO, DPO, LPO and TA-LPO differ only in the **drift** $D$. A drift is a surface, so it can be drawn.
 
 # %%
 # On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell only prints versions.
@@ -43,9 +43,9 @@ NUM_POINTS = 41 if SMALL else 401  # of a curve
 NUM_EPOCHS = 20 if SMALL else 200  # of a policy update
 
 # %% [markdown]
-# Four drifts will do, and a fifth that knows the time comes later. Three are formulas. LPO is a network of eight features of
-# $r$ and $A$ with no biases, added to PPO's drift. Evolution set its weights, on two MinAtar games, starting from PPO:
-# `lo.card("lpo")` says how.
+# The notebook uses four drifts, and later a fifth that depends on time. Three are formulas. LPO is a network of eight features
+# of $r$ and $A$ without biases, added to PPO's drift. Evolution set its weights on two MinAtar games, and started from PPO.
+# `lo.card("lpo")` has the details.
 
 # %%
 drifts = {
@@ -57,11 +57,11 @@ drifts = {
 styles = dict(zip(drifts, zip(COLOURS, ("-", "--", "-", "-."), strict=False), strict=False))
 
 # %% [markdown]
-# ## What does a drift charge, and how hard does it pull?
+# ## The penalty and its slope
 #
-# On the left a good action, $A = 1$; on the right a bad one, $A = -1$. Above, the price $D$ of having moved to ratio $r$.
-# Below, what the optimiser feels: the slope $\frac{d}{dr}(rA - D)$. Where it is positive the action is made still more
-# likely, where it is negative less likely, and where it is zero the sample has nothing more to say.
+# The left column is a good action, $A = 1$, and the right column a bad one, $A = -1$. The upper row is the penalty $D$ at ratio
+# $r$. The lower row is the slope that the optimiser follows: $\frac{d}{dr}(rA - D)$. A positive slope makes the action more
+# likely, a negative slope makes it less likely, and at a slope of zero the sample has no effect.
 
 
 # %%
@@ -99,32 +99,33 @@ def slices(drifts, progress=None, advantages=(1.0, -1.0)):
 slices(drifts)
 
 # %% [markdown]
-# Every price starts at nothing at $r = 1$ (dotted) and every slope starts there at $A$: *next to the old policy all of them
-# are the plain policy gradient*. They part further out. PPO stops dead at 1.2 and at 0.8. For a good action DPO lets go
-# smoothly. For a bad action it does something that PPO never does: left of some ratio its slope is *positive*. What evolution
-# found is the other way about: a good action is clipped as by PPO, and a bad one may go on falling, at a part of the slope.
+# Every penalty is zero at $r = 1$ (dotted), and every slope is $A$ there: *near the old policy all of them are the plain policy
+# gradient*. They differ further out. PPO's slope is zero from 1.2 and from 0.8 on. For a good action the slope of DPO decreases
+# smoothly. For a bad action DPO does something that PPO never does: below some ratio its slope is *positive*. The searched
+# drift behaves in the opposite way: a good action is clipped as by PPO, and the probability of a bad one may continue to fall,
+# with a reduced slope.
 #
-# ## And over all advantages?
+# ## All advantages
 #
-# The same two quantities for every pair of log ratio and advantage; the slope is divided by $A$, so that 1 (white) means
-# "not held back", 0 (orange) "gain cut off", and dark red, inside a black line, "turned back". In which corners does each
-# drift act at all?
+# The next figure has the same quantities for every pair of log ratio and advantage. The slope is divided by $A$: 1 (white) means
+# that the drift has no effect, 0 (orange) that a further change has no gain, and dark red, inside a black line, that the gradient
+# points back to the old policy. In which corners does each drift act?
 
 # %%
 plots.drift_landscape({label: drift for label, drift in drifts.items() if label != "none (A2C)"})
 
 # %% [markdown]
-# Both formulas act in two corners only: good actions that have become likelier, and bad ones that have become less likely.
-# Those are the samples on which the update has already got what it wanted. In the other two the policy has moved the wrong
-# way, and nothing should hold it back. A network is free to act anywhere, and yet, having begun at PPO, it has stayed in the
-# same two corners. What it has changed is the lower one: for actions that are only a little bad the clip is gone. (The specks
-# along $A = 0$ weigh nothing: there the slope is divided by next to nothing.)
+# Both formulas act in two corners only: good actions that have become more likely, and bad ones that have become less likely. In
+# these samples the update has already made its intended change. In the other two corners the policy has moved in the wrong
+# direction, and nothing should hinder its return. A network can act anywhere. This one started from PPO, and acts in the same two
+# corners. It has changed the lower one: for actions that are only slightly bad the clip is absent. (The specks along $A = 0$ have
+# no weight: the slope there is divided by a number near zero.)
 #
-# ## How far may a bad action fall before DPO brings it back?
+# ## The rollback of DPO
 #
 # For $A < 0$, DPO's slope is $A\,(1 - \tanh^2(A \log r / \beta) / r)$ below $r = 1$, so it changes sign where
-# $\tanh^2(A \log r / \beta) = r$. This is the **rollback**: a bad action that fell too far within one update is made likelier
-# again. Where does it start?
+# $\tanh^2(A \log r / \beta) = r$. This is the **rollback**: if the probability of a bad action fell too far within one update, the
+# gradient increases it again. At which ratio does it start?
 
 # %%
 ratio = jnp.linspace(0.15, 1.1, 20 * NUM_POINTS)
@@ -144,19 +145,19 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
 # %% [markdown]
-# The worse the action, the sooner it is caught. PPO's clip only stops pushing a bad action down; other samples, through
-# the shared network, can still drag it further, and nothing in PPO pulls it back.
+# The worse the action, the earlier the rollback starts. PPO's clip only removes the gradient that lowers a bad action. Other
+# samples can still lower it through the shared network, and nothing in PPO increases it again.
 #
-# ## Which laws does a drift keep, and who checks?
+# ## The laws, and their check
 #
-# Three, for every advantage and at every moment of training:
+# Three laws hold for every advantage and at every moment of training:
 #
 # $$ D(r, A) \ge 0, \qquad D(1, A) = 0, \qquad \frac{\partial D}{\partial r}(1, A) = 0. $$
 #
-# They say that staying costs nothing, moving is never paid for, and a *small* move is free. With exact expectations they
-# are what makes each mirror-learning update an improvement, so they are worth more than a clever formula. LPO keeps them
-# by construction: its features vanish at $r = 1$, there is no bias, and a relu with a little slack keeps the result at or
-# above zero and flat around $r = 1$. Hence they hold for any weights, those found and those drawn at random:
+# An unchanged policy has no penalty, no change is rewarded, and a *small* change has no penalty to first order. With exact
+# expectations these laws make each mirror-learning update an improvement. LPO satisfies them by construction: its features vanish
+# at $r = 1$, it has no bias, and a relu with a small slack keeps the result non-negative, and flat around $r = 1$. The laws
+# therefore hold for all weights, both the searched ones and random ones:
 
 # %%
 for label, drift in drifts.items():
@@ -166,7 +167,7 @@ lo.verify_drift(drifts["LPO"], num_draws=3 if SMALL else 20)
 print("LPO, with weights redrawn again and again: a drift")
 
 # %% [markdown]
-# What does it say of something that is not? Here are three ways to get it wrong. Each seems harmless.
+# The next cell checks three functions that violate a law. Each looks harmless.
 
 # %%
 broken = {
@@ -181,16 +182,17 @@ for label, drift in broken.items():
         print(f"{label}:\n    {error}")
 
 # %% [markdown]
-# The second is the usual estimate of a KL divergence. Its *mean* over the old policy is never negative, but on a single
-# sample it can be, and then moving is paid for. Adding $1 - r$, whose mean is zero, mends it; that is MDPO's drift,
+# The second is the usual estimate of a KL divergence. Its *mean* over the old policy is never negative, but its value for a single
+# sample can be, and the change is then rewarded. Adding $1 - r$, whose mean is zero, corrects it. The result is MDPO's drift,
 # `lo.KL`.
 #
-# ## What does time do?
+# ## The effect of time
 #
-# A *time-aware* drift (TA-LPO, Jackson et al. 2024) also knows $n/N$, the fraction of training that is over, so a search may
-# find one that is bold early and careful late. The fraction **multiplies** the features $x$: the network reads
-# $[x, \tfrac{n}{N} x]$, sixteen numbers that still vanish at $r = 1$. Below is one such network at three moments. It began as
-# the LPO above, blind to the time, and evolution went on from there. One set of weights can be three drifts. Has it become so?
+# A *time-aware* drift (TA-LPO, Jackson et al. 2024) also reads $n/N$, the fraction of training that is over. A search can then find
+# a drift that allows large changes early and small changes late. The fraction **multiplies** the features $x$: the network reads
+# $[x, \tfrac{n}{N} x]$, sixteen numbers that still vanish at $r = 1$. The next figure shows one such network at three moments. It
+# started as the LPO above, independent of time, and evolution continued from there. One set of weights can be three drifts. Is it so
+# here?
 
 # %%
 ta_lpo = lo.load("ta_lpo").drift
@@ -200,17 +202,17 @@ styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), stric
 slices(dict.fromkeys(moments, ta_lpo), moments)
 
 # %% [markdown]
-# It has not: to the eye, the three lines are one. Five short steps of evolution found a way on from LPO that is the same at any
-# age. That is worth knowing before one believes a name. And over all advantages? Blue is what neither formula has: pushed
-# *harder* than with no drift.
+# It is not: the three lines look the same. Five short steps of evolution found a change of LPO that is the same at all times. The
+# name TA-LPO alone does not show that a drift depends on time. The next figure is over all advantages. Blue is a slope that neither
+# formula has: *larger* than without a drift.
 
 # %%
 plots.drift_landscape({"TA-LPO": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
 # %% [markdown]
-# What could a longer search do? At $n/N = 0$ the second half of the features is zero, and then it grows in: the first layer is
-# $W_1 + \frac{n}{N} W_2$. At each moment the result is a drift. Why not simply *append* $n/N$ to the features, as one would with
-# any other network?
+# A longer search could find more. At $n/N = 0$ the second half of the features is zero, and it grows with time: the first layer is
+# $W_1 + \frac{n}{N} W_2$. The result is a drift at each moment. Why is $n/N$ not simply *appended* to the features, as in other
+# networks?
 
 # %%
 lo.verify_drift(ta_lpo)
@@ -233,13 +235,13 @@ except lo.DriftLawError as error:
     print("appended:", error)
 
 # %% [markdown]
-# Because $n/N$ does not vanish at $r = 1$: an agent that has not moved at all would be charged.
+# Because $n/N$ does not vanish at $r = 1$: an unchanged policy would have a penalty.
 #
-# ## What does it do to a policy?
+# ## The effect on a policy
 #
-# The smallest agent there is: one state, four actions, a softmax over four logits. The old policy and the advantages are
-# known, so there is no noise. One update is many epochs of gradient ascent on $\sum_a \pi_\text{old}(a)\,(r_a A_a - D(r_a, A_a))$,
-# always with the same old data, as in PPO. **How far does the policy go before the drift stops it?**
+# The smallest agent has one state, four actions, and a softmax over four logits. The old policy and the advantages are known, so
+# there is no noise. One update is many epochs of gradient ascent on $\sum_a \pi_\text{old}(a)\,(r_a A_a - D(r_a, A_a))$, always
+# with the same old data, as in PPO. **How far does the policy move before the drift stops it?**
 
 # %%
 old = jnp.array([0.1, 0.3, 0.4, 0.2])
@@ -282,12 +284,12 @@ axes[0, 2].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
 # %% [markdown]
-# Each line is an action. With no drift the update runs on towards the policy that always takes the best action, on the
-# strength of one batch of data. PPO stops early, a step beyond its clip. DPO lets good actions grow further, holds the bad
-# one near where its rollback begins, and lets the action of advantage 0 fall: at $A = 0$ its drift is 0 as well, so nothing
-# keeps that action, and its probability is what the good ones take. MDPO's drift does not ask for $A$, and holds every
-# action. LPO and TA-LPO hold the best action at PPO's clip, rattling at its edge, and let the rest go on: the second best grows
-# to twice its share, and what is bad keeps falling. And the very first epoch?
+# Each line is an action. Without a drift the update approaches the policy that always takes the best action, from one batch of
+# data. PPO stops early, one step beyond its clip. DPO allows good actions to grow further, and holds the bad action near the start
+# of its rollback. The action of advantage 0 falls: at $A = 0$ DPO's drift is 0 as well, so nothing holds this action, and the good
+# actions take its probability. MDPO's drift does not depend on $A$, and holds every action. LPO and TA-LPO hold the best action near
+# PPO's clip, where it oscillates. The second best action grows to twice its probability, and the bad ones continue to fall. What
+# happens in the first epoch?
 
 # %%
 first = np.stack([np.asarray(ratios[1]) for ratios in updates.values()])
@@ -299,8 +301,8 @@ for label, ratios in updates.items():
     print(f"{label:26}", np.round(np.asarray(ratios[-1]), 2), f"{float(-old @ jnp.log(ratios[-1])):.3f}")
 
 # %% [markdown]
-# After one epoch all are equal: that is what "zero and flat at ratio 1" means. A drift only speaks from the second gradient
-# step on, so *an objective can only differ from A2C if you reuse data*. If you take one step per rollout, do not bother
-# to change yours.
+# After one epoch all are equal: this is the meaning of "zero and flat at ratio 1". A drift acts from the second gradient step on.
+# *An objective can differ from A2C only if data is used more than once*. With one step per rollout, a change of the drift has no
+# effect.
 #
-# Next: how a search finds a drift.
+# The next notebook shows how a search finds a drift.

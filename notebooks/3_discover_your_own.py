@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 3. Discover your own
 #
-# In the first two notebooks somebody else had done the searching. Here you search yourself: evolution starts from *no
-# drift at all*, trains agents on CartPole with slightly different drifts, keeps what helps, and hands you a file that
-# any PPO can import. It takes about ten minutes on two cores. On the way you stop the search and let it go on, and at
-# the end you compare your drift with PPO on an environment that the search never saw.
+# The first two notebooks used objectives that were already searched. In this one you run a search: evolution starts from *no
+# drift*, trains agents on CartPole with slightly different drifts, keeps the changes that help, and writes a file that any PPO
+# can load. It takes about ten minutes on two cores. You stop the search and resume it. At the end you compare your drift with
+# PPO, also on an environment that was not part of the search.
 
 # %%
 # On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell does nothing.
@@ -37,8 +37,8 @@ import learned_objectives as lo
 from discover import plots
 
 # %% [markdown]
-# Every size in this notebook is in the next cell. With `DISCOVER_NOTEBOOK_SMALL` in the environment it all runs in
-# under a minute, which shows that the code works and nothing else.
+# Every size in this notebook is in the next cell. With `DISCOVER_NOTEBOOK_SMALL` in the environment everything runs in under a
+# minute. That shows only that the code works.
 
 # %%
 SMALL = "DISCOVER_NOTEBOOK_SMALL" in os.environ
@@ -52,23 +52,23 @@ out = Path(tempfile.mkdtemp() if SMALL else "runs/my_drift")  # where the search
 # %% [markdown]
 # ## The recipe
 #
-# A `Recipe` is a whole search as one frozen value: what is searched for, where, and how. `discover.recipes` holds a
-# dozen; we take the smallest and change it with `dataclasses.replace`, which is how you would make one of your own.
+# A `Recipe` is a whole search as one frozen value: what is searched, where, and how. `discover.recipes` has about a dozen. We take
+# the smallest and change it with `dataclasses.replace`. You make your own recipe in the same way.
 #
 # | field | meaning | here |
 # |---|---|---|
-# | `name` | goes into the record of what is found | yours |
+# | `name` | part of the record of the result | yours |
 # | `seed` | all randomness of the search follows from it; another seed finds another drift | 1 |
 # | `generations` | steps of the search | the quickstart's 20 |
 # | `evaluate_every` | generations between evaluations of the search's *mean*, the drift at its centre | 2 |
 # | `evaluation_seeds` | agents trained in one evaluation, on keys that the search does not use | 16 |
-# | `checkpoint_every` | generations between two checkpoints: what a lost machine costs you | 5 |
-# | `total_steps` | environment steps in one life. Drifts are judged by what agents come to in *this* time | 40 updates' worth |
-# | `evolution.population` | drifts tried per generation. They come in pairs, mean + ε and mean − ε | 32 |
+# | `checkpoint_every` | generations between two checkpoints, the most that an interruption can lose | 5 |
+# | `total_steps` | environment steps in one life. The fitness of a drift is the return after *this* time | 40 updates' worth |
+# | `search.population` | drifts tried per generation. They come in pairs, mean + ε and mean − ε | 32 |
 #
-# What we leave as the quickstart has it is as telling. `start="none"`: the search begins without any drift, not at PPO.
-# `width=32`: the drift is a tiny network, of 288 numbers. And the agents make eight epochs at a high learning rate,
-# which is more than a policy gradient without a drift survives: so there is something to discover.
+# The values that we keep from the quickstart matter as well. `objective.start` is "none": the search begins without a drift, not at PPO.
+# `objective.width` is 32: the drift is a small network, of 288 numbers. The agents take eight epochs at a high learning rate, with which a
+# policy gradient without a drift becomes unstable. A drift can therefore improve the return.
 
 # %%
 recipe = discover.recipes.quickstart()
@@ -81,55 +81,55 @@ recipe = replace(
     evaluation_seeds=lives,
     checkpoint_every=1 if SMALL else 5,
     total_steps=life,
-    evolution=replace(recipe.evolution, population=population),
+    search=replace(recipe.search, population=population),
 )
 pprint(recipe, width=110)
 
 # %% [markdown]
 # ## Search
 #
-# `meta_train` prints a line after each generation. *population* is the mean return of the agents trained with this
-# generation's drifts; *mean*, in generations with an evaluation, is what fresh agents get from the drift at the centre
-# of the search, which is the one that counts. The first generation compiles, so its estimate of the time left is too
+# `meta_train` prints a line after each generation. *population* is the mean return of the agents that were trained with the drifts
+# of this generation. *mean*, in generations with an evaluation, is the return of new agents with the drift at the centre of the
+# search. The mean is the result of the search. The first generation compiles, so its estimate of the remaining time is too
 # long.
 #
-# We run half of it first.
+# We run half of the search first.
 
 # %%
 half = discover.meta_train(replace(recipe, generations=generations // 2), out)
 
 # %% [markdown]
-# **How far has it come?** The light line is the population, one life each; the dark one the mean of the search with a
-# band of one standard error over its evaluation lives. The population lies below the mean, for its members are the mean
+# **What is the progress so far?** The light line is the population, one life each. The dark line is the mean of the search, with a
+# band of one standard error over its evaluation lives. The population is below the mean, because its members are the mean
 # with noise on every number.
 
 # %%
 plots.search_curve(half.rows, title="Half way:")
 
 # %% [markdown]
-# ## Stop, and go on
+# ## Stop and resume
 #
-# A search is stopped by interrupting the kernel (the square button above, or Ctrl-C on the command line): it finishes
-# the generation in flight, writes a checkpoint, and returns. Even a machine that dies costs no more than the
-# generations since the last checkpoint. *The same call on the same directory goes on from there*, and comes to the very
-# file that an uninterrupted run would have come to. Only `generations` may differ between the two calls, and that is
-# what we use here: the first call was asked for half of them, and this one for all.
+# To stop a search, interrupt the kernel (the square button above, or Ctrl-C on the command line). The search finishes the
+# current generation, writes a checkpoint, and returns. If the machine fails, only the generations since the last checkpoint
+# are lost. *The same call on the same directory resumes the search*, and gives the same file as an uninterrupted
+# run. Only `generations` may differ between the two calls. We use this here: the first call was for half of the generations, and
+# this one is for all of them.
 #
-# (Called again when all is done, it does nothing but return the result.)
+# (If all generations are complete, the call only returns the result.)
 
 # %%
 result = discover.meta_train(recipe, out)
 
 # %% [markdown]
-# **Did the search get anywhere, and had it stopped climbing?** If the dark line still rises at the right edge, more
-# generations would have paid; if its band is wide, the evaluations are too few to tell.
+# **Did the search improve the mean, and does it still improve?** If the dark line still rises at the right edge, more
+# generations may help. If its band is wide, the evaluations are too few for a conclusion.
 
 # %%
 plots.search_curve(result.rows, title="The whole search:")
 
 # %% [markdown]
-# What is exported is the *best evaluated mean*, never the luckiest candidate: among many noisy lives the best one is
-# mostly luck. The file carries the record of how it was made.
+# The exported objective is the *mean with the best evaluation*, and not the best candidate: among many noisy lives the best one is
+# mostly chance. The file contains the record of its search.
 
 # %%
 record = lo.record(out / "objective.safetensors")
@@ -140,9 +140,9 @@ print(f"learned from:     {record['env_steps']:,} environment steps")
 # %% [markdown]
 # ## Compare
 #
-# The score that the search reports is not to be trusted: it chose its drift by it. So we train fresh agents, on keys
-# that the search never used, and let nothing else differ: the same agents, settings and seeds with no drift, with PPO's
-# clip, and with yours. And not only on CartPole, but on Acrobot, which the search has never seen. The brackets are 95%
+# The score that the search reports is biased, because the search selected its drift by that score. We therefore train new agents on
+# keys that the search did not use. All else is equal: the same agents, settings and seeds with no drift, with PPO's
+# clip, and with your drift. The environments are CartPole, and Acrobot, which was not part of the search. The brackets are 95%
 # bootstrap intervals over seeds.
 
 # %%
@@ -160,16 +160,15 @@ print("\nIQM of the final return over seeds, with its 95% interval\n")
 print(comparison.table())
 
 # %% [markdown]
-# The second table puts both environments on one scale, on which 0 is a random policy and 1 is PPO after a usual, much
+# The second table has both environments on one scale. On it 0 is a random policy, and 1 is PPO after a usual, much
 # longer life.
 #
-# How to read it: if the interval of *discovered* lies above that of *no drift*, the search found something. Against PPO
-# be strict: where the intervals overlap, these seeds do not tell the two apart, and a longer search with more lives per
-# drift is what would. PPO's clip is the work of years; that a search of minutes comes near it from nothing is the
-# point.
+# If the interval of *discovered* is above that of *no drift*, the search found an improvement. Apply the same rule to
+# PPO: where the intervals overlap, these seeds do not show a difference. A longer search with more lives per
+# drift can show one. PPO's clip was designed by hand. This search starts from no drift and takes minutes.
 #
-# **When in their lives do the agents differ?** Bands are one standard error over seeds. The very first points are of
-# the few episodes that had ended by then; in Acrobot, where a quick end is a good one, they flatter.
+# **When in their lives do the agents differ?** Bands are one standard error over seeds. The first points are of
+# the few episodes that had ended by then. In Acrobot, where a short episode is a good one, these points are too high.
 
 # %%
 curves_cartpole, curves_acrobot = comparison.curves.values()
@@ -179,23 +178,24 @@ plots.learning_curves(curves_cartpole, title="CartPole, where the drift was foun
 plots.learning_curves(curves_acrobot, title="Acrobot, never seen")
 
 # %% [markdown]
-# ## Look at it
+# ## The drift
 #
-# **What does your drift hold an agent back from?** On the left is the drift itself, over the log ratio log r of new to
+# **Where does your drift limit an agent?** On the left is the drift itself, over the log ratio log r of new to
 # old policy and the advantage A. On the right is the slope of the objective r A − D, divided by A: 1 (pale) where
-# nothing holds the agent back, 0 (red) where there is nothing to gain, and beyond the black line it pushes back towards
-# the old policy. An agent that raises a good action moves to the right in the upper half; one that lowers a bad action
-# moves to the left in the lower half.
+# the drift has no effect, 0 (red) where a change has no gain. Beyond the black line the gradient points back to
+# the old policy. An agent that makes a good action more likely moves to the right in the upper half. One that makes a bad action
+# less likely moves to the left in the lower half.
 
 # %%
 plots.drift_landscape({"PPO": lo.Clip(), "discovered": result.objective.drift})
 
 # %% [markdown]
-# Where its agents never went, the drift is whatever the network happened to be: read the middle, not the corners.
+# Where the agents of the search had no samples, the values of the network are arbitrary. Read the centre of the figure, and not its
+# corners.
 #
 # ## Use it
 #
-# The file needs `learned_objectives` alone: no environments, no evolution. This is the one line that a PPO changes.
+# The file needs `learned_objectives` alone: no environments, no evolution. This is the one line that changes in a PPO.
 # Advantages are normalised per minibatch, as they were during the search.
 
 # %%
@@ -206,21 +206,21 @@ policy_loss = -mine.surrogate(log_ratio, advantage).mean()
 print(policy_loss)
 
 # %% [markdown]
-# Whatever its weights are, it is a drift in the sense of mirror learning: never negative, and zero and flat where the
-# policy has not changed. `verify_drift` would say in a sentence which law it broke, and where.
+# With any weights it is a drift in the sense of mirror learning: never negative, and zero and flat where the
+# policy has not changed. If a law failed, `verify_drift` would raise an error that names the law and the point.
 
 # %%
 lo.verify_drift(mine.drift)
 print(sum(leaf.size for leaf in jax.tree.leaves(mine)), "numbers, and the laws hold")
 
 # %% [markdown]
-# ## Where to go from here
+# ## Next steps
 #
 # * Search longer and in more than one place: `replace(recipe, generations=200, envs=("CartPole-v1", "Acrobot-v1"))`,
-#   and `evolution=replace(recipe.evolution, lives=4)` to judge each drift by four lives rather than one.
-# * Start at PPO: `start="ppo"`. The search then asks what is better than a clip.
-# * Let the drift change over a life: `objective="ta_lpo"`.
-# * The same on the command line: `discover meta-train quickstart --out runs/mine --generations 200`; a new terminal can
+#   and `search=replace(recipe.search, lives=4)` for a fitness over four lives of each drift.
+# * Start at PPO: `objective=discover.LPOConfig(start="ppo")`. The search then looks for improvements of the clip.
+# * Search a drift that changes over a life: `objective="ta_lpo"`.
+# * The same on the command line: `discover meta-train quickstart --out runs/mine --generations 200`. Another terminal can
 #   resume it.
-# * Notebook 4 searches for whole update rules, in grid worlds; notebook 5 adds drifts, environments and searches of
+# * Notebook 4 searches for whole update rules, in grid worlds. Notebook 5 adds drifts, environments and searches of
 #   your own.

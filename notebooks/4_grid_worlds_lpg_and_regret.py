@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 4. Grid worlds, LPG and regret
 #
-# A drift changes one line of PPO. A *learned policy gradient* (LPG) replaces the whole update rule, the notion of value
-# included: a recurrent network says what an agent should do more of and what it should predict. Such a rule must be
-# searched in many worlds, or it learns the one world by heart. So this notebook begins with worlds, then searches for a
-# rule in them, twice: in worlds drawn at random, and in worlds that a curriculum picks by *regret*. It takes some
+# A drift changes one line of PPO. A *learned policy gradient* (LPG) replaces the whole update rule, including the value: a
+# recurrent network says which actions become more likely and what the agent predicts. Such a rule must be searched in many
+# worlds. With one world it would fit only that world. This notebook first shows the worlds. It then searches a rule
+# twice: in worlds drawn at random, and in worlds that a curriculum selects by *regret*. It takes some
 # minutes on two cores.
 
 # %%
@@ -40,7 +40,7 @@ import discover
 import envs
 import learned_objectives as lo
 from discover import plots
-from discover.insight import insights
+from discover.agents.insight import insights
 
 # %%
 SMALL = "DISCOVER_NOTEBOOK_SMALL" in os.environ  # tiny sizes, which show that the code runs and nothing else
@@ -56,14 +56,14 @@ runs = Path(tempfile.mkdtemp() if SMALL else "runs")
 # %% [markdown]
 # ## Worlds
 #
-# In every world the agent walks up, down, left, right or stays, and collects what lies in the cell that it enters. An
-# object has a reward, a probability that collecting it ends the episode, and a probability per step that it comes back.
-# A *level* is such a world as arrays, so that a thousand different ones are one `vmap`; a *distribution* by name draws
-# them.
+# In every world the agent moves up, down, left or right, or stays, and collects what is in the cell that it enters. An
+# object has a reward, a probability that its collection ends the episode, and a probability per step that it returns.
+# A *level* is such a world as arrays, so one `vmap` runs a thousand different ones. A *distribution* has a name and draws
+# levels.
 #
 # **What do worlds of different distributions look like?** Green objects have a positive reward, orange ones a negative
-# one, and the number is the reward. The ring is where the agent starts, dark cells are walls. Smaller worlds of a
-# family are walled in to its largest size.
+# one, and the number is the reward. The ring is the start of the agent, and dark cells are walls. Smaller worlds of a
+# family are surrounded by walls up to its largest size.
 
 
 # %%
@@ -90,19 +90,19 @@ for name in ("gridworld/small", "gridworld/all", "gridworld/mazes", "gridworld/d
 side_by_side(pictures)
 
 # %% [markdown]
-# ## How good can an agent be?
+# ## The optimal return
 #
-# The state of such a world is one number (the agent's cell, and which objects are there), and what happens next is
-# known. So the best possible return of an episode can be computed, by dynamic programming over the time that is left:
+# The state of such a world is one number (the cell of the agent, and which objects are present), and the dynamics are
+# known. The best possible return of an episode can therefore be computed, by dynamic programming over the remaining time:
 #
 # $$V_n(s) = \max_a \mathbb{E}\left[r + (1 - \mathrm{end})\, V_{n-1}(s')\right], \qquad V_0 = 0.$$
 #
-# That is `envs.gridworld.optimal_return(env, level)`. It is what lets us say how much of a world an agent has made its
-# own, rather than just that one return is higher than another. From here on all worlds are from `gridworld/small`.
+# The function is `envs.gridworld.optimal_return(env, level)`. It gives the share of the possible return that an agent gets,
+# and not only whether one return is higher than another. From here on all worlds are from `gridworld/small`.
 #
-# **How close does a plain A2C come to it in its short life?** One fresh agent in each world, sorted by what there is to
-# get. Returns are means over 64 episodes, in which objects come back by chance, so one may lie a little above the best
-# possible expectation.
+# **How close is a plain A2C to it in a short life?** One new agent is trained in each world. The worlds are sorted by their
+# optimal return. Returns are means over 64 episodes, in which objects return at random, so a mean may be a little above the
+# best possible expectation.
 
 # %%
 env, _ = envs.make("gridworld/small")
@@ -132,7 +132,8 @@ axis.grid(alpha=0.25)
 plots.legend(axis)
 
 # %% [markdown]
-# **What does it do there?** An episode of one of these trained agents, in the world where it gets the most. Press play.
+# **What does the agent do?** The animation is an episode of one of these trained agents, in the world with its highest return. Press
+# play.
 
 
 # %%
@@ -161,26 +162,26 @@ HTML(plots.level_animation(env, task.env_params, episode, interval=250).to_jshtm
 # %% [markdown]
 # ## What an LPG is
 #
-# An A2C agent learns a value, turns rewards into advantages with it, and makes actions with a positive advantage
-# likelier. All of that is a formula that somebody wrote. In an LPG (Oh et al. 2020,
-# [arXiv:2007.08794](https://arxiv.org/abs/2007.08794)) a recurrent network *U* with searched weights stands in its
-# place. It runs *backward* over a trajectory, so that what it says about a step can depend on all that came after:
+# An A2C agent learns a value, computes advantages from rewards and values, and makes actions with a positive advantage
+# more likely. All of this is a hand-written formula. In an LPG (Oh et al. 2020,
+# [arXiv:2007.08794](https://arxiv.org/abs/2007.08794)) a recurrent network *U* with searched weights replaces it.
+# The network reads a trajectory *backward*, so its output for a step can depend on everything after it:
 #
-# | it sees, at each step | it says, for that step |
+# | input at each step | output for that step |
 # |---|---|
-# | the reward *r*, and whether the episode ended, *d* | the **policy target** π̂: how much likelier to make the action taken |
+# | the reward *r*, and whether the episode ended, *d* | the **policy target** π̂: how much more likely to make the action taken |
 # | the probability π(a\|s) that the agent gave to its action | |
-# | the predictions y(s) and y(s′), each squeezed to a number | the **prediction target** ŷ: what the agent should predict |
+# | the predictions y(s) and y(s′), each reduced to a number | the **prediction target** ŷ: what the agent should predict |
 # | the discount γ | |
 #
 # The agent follows both: its loss is −log π(a|s) · π̂ + α KL(y(s) ‖ ŷ). The prediction y is a distribution over a few
-# symbols, to which nobody gave a meaning; it takes the place of a value, and what it predicts is up to the search. The
-# weights of *U* know nothing of worlds, observations or actions: a rule found in small grids can train any agent with
+# symbols without a given meaning. It takes the place of a value, and the search determines what it predicts. The
+# network *U* has no input of the world, the observation or the action itself: a rule found in small grids can train any agent with
 # discrete actions.
 #
-# **What does such a network say of a reward before it was searched at all?** A reward of 1 arrives at step 0; the
-# curves show by how much it changes the two targets of the steps *before* it. A value-based rule would give more to
-# steps just before the reward and less to those further back.
+# **What is the output of the network for a reward before the search?** A reward of 1 is at step 0. The
+# curves show its effect on the two targets of the steps *before* it. A value-based rule would give more to
+# steps just before the reward and less to earlier steps.
 
 # %%
 base = discover.recipes.lpg_small()
@@ -192,7 +193,7 @@ lpg = replace(
     evaluate_every=steps // 4,
     evaluation_seeds=worlds,
     checkpoint_every=steps,
-    metagrad=replace(base.metagrad, members=members, chunk=members // 2, learning_rate=8e-3),  # twice the recipe's
+    search=replace(base.search, members=members, chunk=members // 2, learning_rate=8e-3),  # twice the recipe's
 )
 plots.credit(lpg.template())
 
@@ -200,11 +201,11 @@ plots.credit(lpg.template())
 # ## Search by meta-gradient
 #
 # Evolution needs whole lives. A *meta-gradient* needs five updates: let every agent make five updates under the rule,
-# see how well it then does, and differentiate that through the five updates with respect to the rule's weights. Sixteen
-# agents do so side by side, each in a world of its own and each at another point of its life; when a life ends, a new
-# agent is born into a new world.
+# measure its return after them, and differentiate this return through the five updates with respect to the weights of the rule. Sixteen
+# agents run side by side, each in its own world and each at another point of its life. When a life ends, a new
+# agent starts in a new world.
 #
-# This is `recipes.lpg_small`, made shorter still: lives of 60 updates, 16 agents, 100 meta-gradients, and so twice its
+# This is `recipes.lpg_small` with shorter sizes: lives of 60 updates, 16 agents, 100 meta-gradients, and twice its
 # learning rate. The papers use 512 to 960 agents and thousands of meta-gradients. `reward` in the lines below is the
 # mean reward per step of the agents in the middle of their lives.
 
@@ -212,9 +213,9 @@ plots.credit(lpg.template())
 found = discover.meta_train(lpg, runs / "lpg")
 
 # %% [markdown]
-# **Does the rule get better at training agents?** At each evaluation fresh agents live whole lives under the rule as it
-# is, always in the same worlds, which the search never draws its agents into. The band is one standard error over
-# worlds, and most of it is that worlds differ in what there is to get: look at the trend, not at the overlap.
+# **Does the rule train agents better over the search?** At each evaluation new agents live whole lives under the current rule,
+# always in the same worlds. The search never uses these worlds. The band is one standard error over
+# worlds. Most of it comes from differences between worlds in what can be collected. Read the trend, and not the overlap.
 
 # %%
 plots.search_curve(found.rows, title="LPG in")
@@ -222,15 +223,15 @@ plots.search_curve(found.rows, title="LPG in")
 # %% [markdown]
 # ## A curriculum of regret
 #
-# Worlds drawn at random are not all worth an agent's life. In some nobody gets anything; some are so easy that any rule
-# masters them. GROOVE (Jackson et al. 2023, [arXiv:2310.02782](https://arxiv.org/abs/2310.02782)) prefers worlds in
-# which the rule does worse than it could. When a life ends, the world is scored by its *algorithmic regret*,
+# Not all random worlds are useful for a search. In some no agent gets a reward, and some are so easy that any rule
+# solves them. GROOVE (Jackson et al. 2023, [arXiv:2310.02782](https://arxiv.org/abs/2310.02782)) prefers worlds in
+# which the rule is worse than another method. When a life ends, the score of the world is its *algorithmic regret*,
 #
 # $$\text{regret} = R(\text{A2C trained in this world for as long}) - R(\text{our agent}),$$
 #
-# and is kept in a buffer. Half of the newborn go to a new world, half to one from the buffer, the more likely the
-# higher its regret ranks. (This is *prioritised level replay*.) A2C is trained once per world, and its return
-# remembered. Everything else is as before; `quiet=True` leaves the lines out.
+# and the world is kept in a buffer. Half of the new agents get a new world, and half get one from the buffer, with a
+# probability that grows with the rank of its regret. (This is *prioritised level replay*.) A2C is trained once per world, and its
+# return is stored. The rest is as before. `quiet=True` omits the printed lines.
 
 # %%
 small = discover.recipes.groove_small()
@@ -238,7 +239,7 @@ groove = replace(lpg, name="my_groove", curriculum=replace(small.curriculum, siz
 regretful = discover.meta_train(groove, runs / "groove", quiet=True)
 
 # %% [markdown]
-# **Which of the two searches got further?** The evaluation worlds are the same for both, drawn at random.
+# **Which search has the higher return?** The evaluation worlds are the same for both, drawn at random.
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
@@ -254,9 +255,9 @@ axis.grid(alpha=0.25)
 plots.legend(axis, plots.BAND)
 
 # %% [markdown]
-# ## Which worlds the curriculum prefers
+# ## The worlds that the curriculum selects
 #
-# `last_state` gives back all that a run had in its last checkpoint; the curriculum's buffer of worlds is a part of it.
+# `last_state` returns the state of the last checkpoint of a run. The buffer of worlds of the curriculum is a part of it.
 
 # %%
 _, state = discover.last_state(runs / "groove")
@@ -265,15 +266,15 @@ filled = np.flatnonzero(buffer.number > 0)
 print(f"{int(buffer.entered)} worlds have entered, {len(filled)} of {memory} slots are filled")
 
 # %% [markdown]
-# **Where does it go back to?** Above, the worlds that are likeliest to be replayed, with the regret of the last life there
-# (`score`) and the chance to be the next; below, those that are least wanted.
+# **Which worlds are replayed?** The upper row has the worlds with the highest probability of replay, with the regret of the last life there
+# (`score`) and the probability to be the next. The lower row has the worlds with the lowest probability.
 
 # %%
 plots.favourites(env, groove.curriculum, buffer, count=5)
 
 # %% [markdown]
-# **Is regret more than the size of the rewards?** Each dot is a world in the buffer. On the dashed line A2C gets all
-# there is and our agent nothing. Below zero our agent beat A2C.
+# **Is regret more than the size of the rewards?** Each dot is a world in the buffer. On the dashed line A2C gets the
+# optimal return and our agent nothing. Below zero our agent got more than A2C.
 
 # %%
 best = np.asarray(optimal_returns(buffer.task.env_params))
@@ -286,15 +287,15 @@ axis.set(xlabel="best possible return of the world", ylabel="regret of the last 
 axis.grid(alpha=0.25)
 plots.legend(axis)
 # %% [markdown]
-# Where a dot lies near zero our rule does as well as A2C, however much there is to get. High up are the worlds in which
-# A2C finds what our rule does not: not simply those with the largest rewards. A score is from the last life in its
-# world, and for some worlds that was early in the search, when the rule knew little: the share of replay that goes to
-# worlds not played for long (`staleness`) is there to correct that.
+# Where a dot is near zero, our rule does as well as A2C for any size of the rewards. The dots at the top are worlds in which
+# A2C finds what our rule does not find. These are not simply the worlds with the largest rewards. A score is from the last life in its
+# world. For some worlds this life was early in the search, when the rule was still weak. The share of replay for
+# worlds without a recent life (`staleness`) corrects this.
 #
-# ## On fresh worlds
+# ## New worlds
 #
-# **How good are the rules that were found?** Fresh agents in fresh worlds, under A2C, under the network as it was
-# before the search, and under the two that came out; everything else is equal. The brackets are 95% bootstrap intervals
+# **How good are the discovered rules?** New agents are trained in new worlds with A2C, with the network before the
+# search, and with the two results. All else is equal. The brackets are 95% bootstrap intervals
 # over worlds.
 
 # %%
@@ -313,16 +314,16 @@ print(comparison.table())
 plots.learning_curves(curves, title="gridworld/small, fresh worlds")
 
 # %% [markdown]
-# **And what does the searched network say of a reward?** The same picture as before the search.
+# **What is the output of the searched network for a reward?** The figure is the same as before the search.
 
 # %%
 plots.credit(found.objective)
 
 # %% [markdown]
-# **Has it found out what a value is?** In a grid world the truth is known: `envs.gridworld.policy_evaluation` says exactly
-# what every action is worth under the agent's policy of the moment. Below, one agent is trained in one world by the rule
-# that comes with the package (`lo.load("lpg")`, searched longer than ours), and what the rule says is set against
-# what is true, from birth to the end of life. In the upper row a dot is an action in a state, in the lower row a state.
+# **Does the prediction contain the value?** In a grid world the values are known: `envs.gridworld.policy_evaluation` gives the exact
+# value of every action under the current policy of the agent. Below, one agent is trained in one world by the rule
+# of the package (`lo.load("lpg")`, with a longer search than ours). The figure compares the outputs of the rule with
+# the true values, from the start to the end of the life. In the upper row a dot is an action in a state, in the lower row a state.
 
 # %%
 world = envs.levels.sample(jax.random.key(1), "medium")
@@ -330,20 +331,21 @@ told = insights(lo.load("lpg"), envs.make("gridworld/medium")[0], world, num_upd
 plots.targets(told)
 
 # %% [markdown]
-# Nobody told the rule what a value is, nor which sign it should have: the prediction is a distribution over eight symbols, and the
-# rule reads one number out of it. Where the dots of the lower row lie along a line, falling or rising, that number *is* the
-# value, found again; where the agent's policy has settled, all that it still does is worth the same, and there is no more to tell.
+# The search contains no definition of a value, nor of its sign: the prediction is a distribution over eight symbols, and the
+# rule reads one number from it. Where the dots of the lower row are on a line, rising or falling, this number *is* a function of the
+# value. Where the policy of the agent has settled, all actions that it still takes have the same value, and the figure has no further
+# information.
 #
-# ## What a search of minutes shows, and what not
+# ## What a search of minutes shows
 #
-# That it works: a network that began as noise comes to train agents, and its credit for a reward takes a shape that
-# nobody wrote down. It does not show which of the two curricula is better. One seed of each, with intervals as wide as
-# these, decides nothing; the advantage of regret that GROOVE reports is over thousands of meta-gradients, many seeds,
-# and in worlds unlike those of the search. Nor is A2C at its best here: it has 60 updates, the length of life that the
-# rules were searched for.
+# It shows that the method works: a network that started as noise learns to train agents, and the credit that it gives for a reward has a shape
+# that was not designed by hand. It does not show which of the two curricula is better. One seed of each, with intervals of this
+# width, cannot decide it. The advantage of regret in the GROOVE paper is over thousands of meta-gradients, many seeds,
+# and in worlds that differ from those of the search. A2C is also not at its best here: it has 60 updates, the length of life of the
+# search.
 #
-# * Longer: `discover meta-train lpg_small --out runs/lpg --generations 1000`.
-# * With another idea of which worlds are worth it: `--curriculum.score max_mc`, or `optimal_regret`, against the best
+# * A longer search: `discover meta-train lpg_small --out runs/lpg --generations 1000`.
+# * Another score of the worlds: `--curriculum.score max_mc`, or `optimal_regret`, which is against the best
 #   possible return.
-# * By evolution over whole lives, and with the agent's age as an input: `recipes.ta_lpg_small()`.
-# * Other worlds: `envs.levels.available()` names them all.
+# * Evolution over whole lives, with the age of the agent as an input: `recipes.ta_lpg_small()`.
+# * Other worlds: `envs.levels.available()` lists them all.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5. Extend it
 #
-# Four things of your own, one cell each: a drift, an environment, an evolution strategy, and an estimator of
-# meta-gradients. None of them needs a change to the toolkit. It takes some minutes on two cores.
+# This notebook adds five parts of your own: a drift, an environment, an evolution strategy, an outer loop, and an estimator of
+# meta-gradients. None needs a change to the toolkit. It takes some minutes on two cores.
 
 # %%
 # On Colab: install the package, and keep the JAX and NumPy that are there. Anywhere else this cell does nothing.
@@ -38,8 +38,8 @@ import discover
 import envs
 import learned_objectives as lo
 from discover import plots
-from discover.evolution import STRATEGIES
-from discover.metagrad import ESTIMATORS
+from discover.searches.evolution import STRATEGIES
+from discover.searches.metagrad import ESTIMATORS
 from learned_objectives.mirror import generalised_advantage, normalise
 
 # %%
@@ -61,10 +61,10 @@ scratch = Path(tempfile.mkdtemp())
 #
 # $$D(r, A) = \frac{|A|}{2\varepsilon}\,(r - 1)^2.$$
 #
-# The gain $rA - D$ is highest at $r = 1 \pm \varepsilon$, where PPO's clip begins to cut; but where the clip goes flat,
-# this one pulls back. Fields that are arrays or numbers are leaves: a search could move `epsilon`. `lo.register` lets
-# `save` and `load` know the class. `verify_drift` checks the laws of mirror learning, here for fifty redraws of the
-# leaves as well, which is why it matters that only epsilon's magnitude counts.
+# The gain $rA - D$ is highest at $r = 1 \pm \varepsilon$, where PPO's clip begins to act. Beyond that point the clip is flat, and
+# this drift pulls back. Fields that are arrays or numbers are leaves: a search could change `epsilon`. After `lo.register`,
+# `save` and `load` can handle the class. `verify_drift` checks the laws of mirror learning, here also for fifty random draws of the
+# leaves. For this reason only the magnitude of epsilon is used.
 
 
 # %%
@@ -81,8 +81,8 @@ class Quadratic(lo.Drift):
 lo.verify_drift(Quadratic(), num_draws=50)
 
 # %% [markdown]
-# What is not a drift is told so in a sentence. A penalty of |log r| has a kink at the old policy, so even there it
-# would hold the policy gradient back:
+# `verify_drift` raises an error for a function that is not a drift. A penalty of |log r| has a kink at the old policy, so it
+# would change the policy gradient even there:
 
 # %%
 try:
@@ -91,15 +91,15 @@ except lo.DriftLawError as error:
     print(error)
 
 # %% [markdown]
-# **Where does it differ from the clip?** The slope is 1 (pale) where nothing holds the agent back and 0 (red) where
-# there is nothing to gain; beyond the black line it pushes back to the old policy. Blue is a slope above 1: the policy
-# has moved the wrong way, and is pushed harder than the gain alone would.
+# **Where does it differ from the clip?** The slope is 1 (pale) where the drift has no effect and 0 (red) where
+# a change has no gain. Beyond the black line the gradient points back to the old policy. Blue is a slope above 1: the policy
+# has moved in the wrong direction, and the gradient is larger than that of the gain alone.
 
 # %%
 plots.drift_landscape({"PPO": lo.Clip(), "quadratic": Quadratic()})
 
 # %% [markdown]
-# **Does it train as well as PPO?** The same agents, settings and seeds; only the drift differs. Intervals are 95% over
+# **Does it train as well as PPO?** Agents, settings and seeds are the same, and only the drift differs. Intervals are 95% over
 # seeds.
 
 # %%
@@ -114,7 +114,7 @@ print(comparison.table())
 plots.learning_curves(comparison.curves[next(iter(comparison.curves))], title="CartPole")
 
 # %% [markdown]
-# It is saved with the record of where it comes from, and loaded wherever the class is registered.
+# The drift is saved with its record. It can be loaded where the class is registered.
 
 # %%
 lo.save(lo.Mirror(drift=Quadratic(0.2)), scratch / "quadratic.safetensors", record={"from": "notebook 5"})
@@ -124,11 +124,11 @@ print(lo.record(scratch / "quadratic.safetensors"))
 # %% [markdown]
 # ## An environment
 #
-# Environments speak the gymnax 1.0 interface: `reset_env` and `step_env` are pure functions of a key, a state and
-# parameters, all three of them arrays. In this one a kite is blown about by gusts, and the agent lets it rise or sink
-# to keep it near a height that is drawn anew in each episode. Nothing ends an episode but its time limit, which is
-# `max_steps_in_episode` in the parameters; `step_env` returns five values, and whether the task itself ended is the
-# fourth.
+# An environment has the interface of gymnax 1.0: `reset_env` and `step_env` are pure functions of a key, a state and
+# parameters, and all three are arrays. In this environment gusts move a kite, and the agent raises or lowers it
+# to keep it near a height that is drawn again for each episode. Only the time limit ends an episode. It is
+# `max_steps_in_episode` in the parameters. `step_env` returns five values. The fourth says whether the task itself
+# ended.
 
 
 # %%
@@ -179,11 +179,11 @@ envs.check(kite, kite.default_params)
 
 # %% [markdown]
 # `check` passes: shapes and types are right under `jit`, `vmap` and `scan`, flags and discounts agree, and the time
-# limit truncates. It tells what is wrong in a sentence. For an environment that is gymnax but not quite of this kind,
-# `envs.Uniform` takes the differences out.
+# limit truncates. For an error it raises one sentence that names the problem. `envs.Uniform` adapts an environment of gymnax
+# that differs a little from this interface.
 #
-# **Can an agent learn it?** Once it has a name, everything that takes one takes it: `train`, `evaluate`, the `envs` of a
-# recipe. The return is the sum of 50 rewards, of which none is above 1.
+# **Can an agent learn it?** An environment with a name can be used wherever a name is expected: `train`, `evaluate`, and the `envs` of a
+# recipe. The return is the sum of 50 rewards. None of them is above 1.
 
 # %%
 envs.register("Kite", Kite)
@@ -198,15 +198,15 @@ plots.learning_curves(curves, title="Kite")
 # ## An evolution strategy
 #
 # The outer loop takes any distribution-based strategy of [evosax](https://github.com/RobertTLange/evosax) by its name.
-# There are these:
+# The next cell lists them:
 
 # %%
 print(", ".join(sorted(STRATEGIES)))
 
 # %% [markdown]
-# OpenES moves its mean along an estimated gradient, with Adam and a fixed step size. SNES also adapts how far it
-# perturbs each single number, and brings its own recombination weights: in `EvolutionConfig` only `population`, `sigma`
-# (where it starts) and how lives are shared concern it. Both search for a drift from none, on CartPole, with lives even
+# OpenES moves its mean along an estimated gradient, with Adam and a fixed step size. SNES also adapts the size of the
+# perturbation of each number, and has its own recombination weights. Of `EvolutionConfig` it uses only `population`, `sigma`
+# (the start value) and the fields about sharing lives. Both search for a drift from none, on CartPole, with lives even
 # shorter than the quickstart's.
 
 # %%
@@ -219,12 +219,12 @@ for strategy in ("Open_ES", "SNES"):
         generations=generations,
         evaluation_seeds=seeds,
         checkpoint_every=generations,
-        evolution=replace(recipe.evolution, strategy=strategy, population=population),
+        search=replace(recipe.search, strategy=strategy, population=population),
     )
     results[strategy] = discover.meta_train(recipe, scratch / strategy, quiet=True)
 
 # %% [markdown]
-# **Which of the two climbs faster here?** Solid: the mean of the search over its evaluation lives, with one standard
+# **Which of the two rises faster here?** Solid: the mean of the search over its evaluation lives, with one standard
 # error. Thin: the population, one life each.
 
 # %%
@@ -243,16 +243,91 @@ axis.grid(alpha=0.25)
 plots.legend(axis, f"{plots.BAND}\nthin: population's mean")
 
 # %% [markdown]
-# One search each, eight generations of lives this short: enough to see that both run, not to say which is better, and
-# hardly to see either climb. For that, repeat it with several `seed`s and a step size tuned for each.
+# This is one search of each, with eight generations of very short lives. It shows that both run. It does not show which
+# is better, and hardly shows a rise of either. A comparison needs several `seed`s and a step size tuned for each.
+
+# %% [markdown]
+# ## An outer loop
 #
+# Evolution and meta-gradients are two outer loops. A third is two classes: its settings, each of which becomes a flag, and
+# a search with `init`, `step` and `mean`. This one is random search with restarts. It tries candidates around a centre and
+# moves to the best of them; after some steps without a gain it starts again. `problem.fitness` trains an agent under each
+# candidate, on all devices. `problem.key` gives the randomness of a step, so a run that resumes continues exactly.
+#
+# The code is a file, because a process of its own will import it.
+
+# %%
+code = """from dataclasses import dataclass
+
+import discover
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class RandomSearch(discover.SearchConfig):
+    population: int = 16  # candidates of a step
+    sigma: float = 0.1  # standard deviation of the candidates around the centre
+    patience: int = 2  # steps without a gain before a restart
+
+    @property
+    def items(self):
+        return self.population
+
+    def build(self, problem):
+        return Searcher(self, problem)
+
+
+class Searcher(discover.Search):
+    def init(self):
+        start, worst = (self.problem.template, jnp.float32(-jnp.inf)), jnp.int32(0)
+        return start, start, worst  # the centre and the best so far, each with its fitness; steps without a gain
+
+    def step(self, state, generation):
+        (centre, score), best, waited = state
+        noise_key, life_key = jax.random.split(self.problem.key("step", generation))
+        leaves, structure = jax.tree.flatten(centre)
+        keys = jax.random.split(noise_key, len(leaves))
+        noise = [jax.random.normal(k, (self.config.population, 1, *x.shape)) for k, x in zip(keys, leaves)]
+        tried = jax.tree.unflatten(structure, [x + self.config.sigma * z for x, z in zip(leaves, noise)])
+        fitness = jnp.nan_to_num(self.problem.fitness(tried, life_key).mean((1, 2)), nan=-jnp.inf)
+        top = jax.tree.map(lambda x: x[fitness.argmax(), 0], tried), fitness.max()
+        if top[1] > best[1]:
+            best = top
+        centre, waited = (top, 0) if top[1] > score else ((centre, score), int(waited) + 1)
+        restart = waited >= self.config.patience
+        centre, waited = ((self.problem.template, jnp.float32(-jnp.inf)), 0) if restart else (centre, waited)
+        return (centre, best, jnp.int32(waited)), {"top": float(top[1]), "restart": restart}
+
+    def mean(self, state):
+        return state[1][0]
+"""
+Path("kites.py").write_text(code)
+
+# %% [markdown]
+# The command line finds `kites:RandomSearch` in the working directory. **Does a killed run continue?** The first process is
+# killed after its third generation, with no chance to save anything. The second is the same command.
+
+# %%
+command = [sys.executable, "-m", "discover", "meta-train", "quickstart", "--search", "kites:RandomSearch"]
+command += ["--search.population", str(population // 2), "--total-steps", str(short_life), "--out", "random"]
+command += ["--generations", "6", "--evaluate-every", "3", "--evaluation-seeds", str(seeds), "--checkpoint-every", "1"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    for line in process.stdout:
+        print(line, end="")
+        if line.startswith("generation 3/"):
+            process.kill()
+print("killed, exit status", process.returncode, "\n")
+print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+# %% [markdown]
 # ## An estimator of meta-gradients
 #
-# An estimator is one function: it sees a window of an agent's life (the agent before and after its updates, and what
-# the agent met after them) and returns a loss whose gradient is the meta-gradient. The built-in ones weigh that
-# experience by advantages, from a critic trained on the side. This one is plain REINFORCE, without any critic: each
-# action is weighed by the discounted sum of the rewards that followed. That sum is what a generalised advantage is when
-# λ = 1 and the critic says zero.
+# An estimator is one function. It receives a window of an agent's life (the agent before and after its updates, and the
+# experience of the agent after them) and returns a loss whose gradient is the meta-gradient. The built-in estimators weight this
+# experience by advantages, from a critic that is trained separately. This one is plain REINFORCE, without a critic: the weight of each
+# action is the discounted sum of the rewards after it. This sum is the generalised advantage for
+# λ = 1 and a critic of zero.
 
 
 # %%
@@ -268,9 +343,9 @@ def reinforce(search, objective, member, seen):
 ESTIMATORS["reinforce"] = reinforce  # and it has a name that recipes know
 
 # %% [markdown]
-# A few meta-gradients with it and with the default, over an LPG in small grid worlds (notebook 4 explains both). **Do
-# the two see the same problem?** Shown is the mean reward per step of the agents while they are being trained by the
-# rule.
+# The next cell takes a few meta-gradients with it and with the default, over an LPG in small grid worlds (notebook 4 explains both). **Do
+# both work on the same problem?** The figure shows the mean reward per step of the agents while the rule
+# trains them.
 
 # %%
 rewards = {}
@@ -283,7 +358,7 @@ for estimator in ("debiased", "reinforce"):
         evaluate_every=meta_gradients,
         evaluation_seeds=4,
         checkpoint_every=meta_gradients,
-        metagrad=replace(recipe.metagrad, estimator=estimator, members=8, chunk=4, learning_rate=1e-2),
+        search=replace(recipe.search, estimator=estimator, members=8, chunk=4, learning_rate=1e-2),
     )
     result = discover.meta_train(recipe, scratch / estimator, quiet=True)
     rewards[estimator] = [row["meta"]["reward"] for row in result.rows if "meta" in row]
@@ -297,11 +372,11 @@ axis.grid(alpha=0.25)
 plots.legend(axis)
 
 # %% [markdown]
-# Both begin with the same rule, agents and worlds, so the curves begin together; the large rises and falls, which they
-# share, are worlds that come and go as lives end. Where the curves part, the rules have. So few steps do not rank the
+# Both begin with the same rule, agents and worlds, so the curves begin together. Both curves have the same large rises and falls,
+# because worlds change when lives end. Where the curves differ, the rules differ. So few steps do not rank the
 # two. They show that a new estimator is a function of a few lines.
 #
-# ## Give it back
+# ## Contribute it
 #
-# A new drift belongs into `learned_objectives/drifts.py` with its equation and one line in the family of
-# `tests/test_drifts.py`, by which it inherits every law. `CONTRIBUTING.md` has the rest.
+# A new drift belongs in `learned_objectives/drifts.py`, with its equation and one line in the family of
+# `tests/test_drifts.py`. It is then tested for every law. `CONTRIBUTING.md` has the rest.

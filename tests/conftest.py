@@ -1,4 +1,4 @@
-"""Settings that hold before JAX starts, the family of drifts, and strictness for whoever asks."""
+"""Settings that hold before JAX starts, the family of drifts, and strictness for the tests that ask for it."""
 
 import os
 import signal
@@ -18,12 +18,15 @@ for number, handler in ((signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-if "XLA_FLAGS" not in os.environ:
+# Most of the time of these tests is compilation, which is shorter at this level. The long tests compile as a user's process does.
+if "XLA_FLAGS" not in os.environ and "DISCOVER_LONG_TESTS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 4)
 
-# The files that take longest, first: whoever began one of them last would be left with it alone. Those that wait for processes
-# of their own leave room for others meanwhile.
-LONGEST = ("run", "agent", "processes", "metagrad", "cli", "evaluate", "envs", "brax")
+# The files that take longest, first: the process that began one of them last would run it alone. Those that wait for processes
+# of their own leave room for others.
+LONGEST = ("run", "agent", "processes", "metagrad", "cli", "evaluate", "envs", "brax", "docs")
 
 
 def pytest_configure(config):
@@ -51,6 +54,12 @@ def searched(seed, **kwargs):
     return drift.replace(out=jax.random.normal(jax.random.fold_in(key, 1), (16,)))
 
 
+def softened(seed, **kwargs):
+    """A SoftClip as a search would leave it."""
+    start = lo.SoftClip.create(**kwargs)
+    return start.replace(numbers=0.3 * jax.random.normal(jax.random.key(seed), start.numbers.shape))
+
+
 # A new drift is one line here, and every law of the family is asked of it.
 FAMILY = {
     "none": lo.NoDrift(),
@@ -61,6 +70,10 @@ FAMILY = {
     "lpo-from-none": searched(1, epsilon=None),
     "ta-lpo": searched(2, time_aware=True),
     "ta-lpo-from-none": searched(3, time_aware=True, epsilon=None),
+    "soft-clip-start": lo.SoftClip.create(),
+    "soft-clip": softened(4),
+    "ta-soft-clip": softened(5, time_aware=True),
+    "statistics-soft-clip": softened(6, sees_statistics=True),
 }
 
 
@@ -79,4 +92,4 @@ def samples():
 @pytest.fixture
 def progress():
     """Thirty per cent of a life."""
-    return lo.Progress(jnp.float32(300.0), jnp.float32(1000.0))
+    return lo.Progress(jnp.float32(300.0), jnp.float32(1000.0), lo.Statistics.typical())

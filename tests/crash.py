@@ -22,13 +22,16 @@ from unittest import mock
 
 from jax import monitoring
 
-from discover import cli, run, searches
-from discover.searches import SEARCHES
-from discover.store import Store
+from discover.commands import meta_train
+from discover.runs import loop as run
+from discover.runs.store import Store
+from discover.searches import registry
+from discover.searches.outer_loop import OuterLoop
+from discover.searches.problem import Problem
 
 REPO = Path(__file__).parents[1]
 LONG = "DISCOVER_LONG_TESTS" in os.environ  # every death that tests know of, where otherwise some are left out
-TIMING = ("seconds", "steps_per_second")
+TIMING = ("seconds", "loop_seconds", "steps_per_second")
 
 # Small, and yet its search moves: a generation takes 20 ms, and a checkpoint 100.
 TINY = {
@@ -38,7 +41,7 @@ TINY = {
     "evaluate_every": 4,
     "evaluation_seeds": 4,
     "checkpoint_every": 1,
-    "width": 4,
+    "objective.width": 4,
     "seed": 5,
     "agent.num_envs": 4,
     "agent.num_steps": 32,
@@ -46,10 +49,10 @@ TINY = {
     "agent.num_minibatches": 1,
     "agent.hidden": 8,
     "agent.learning_rate": 0.01,
-    "evolution.population": 4,
-    "evolution.sigma": 1.0,
-    "evolution.learning_rate": 0.1,
-    "evolution.chunk": 1,
+    "search.population": 4,
+    "search.sigma": 1.0,
+    "search.learning_rate": 0.1,
+    "search.chunk": 1,
 }
 
 
@@ -63,11 +66,11 @@ TINY_GRADIENT = {
     "seed": 5,
     "agent.num_envs": 4,
     "agent.num_steps": 16,
-    "lpg.hidden": 8,
-    "metagrad.members": 8,
-    "metagrad.window": 2,
-    "metagrad.chunk": 2,
-    "metagrad.learning_rate": 0.1,
+    "objective.hidden": 8,
+    "search.members": 8,
+    "search.window": 2,
+    "search.chunk": 2,
+    "search.learning_rate": 0.1,
     "curriculum.size": 8,
     "fitness_episodes": 4,
 }
@@ -87,19 +90,18 @@ def _flag(name: str) -> str:
 @functools.cache
 def recipe(**changes):
     """The recipe of that command line."""
-    default, rest = cli._default("meta-train", arguments("out", **changes)[1:])
-    return cli._parse(cli.MetaTrain, "meta-train", rest, default).recipe
+    return meta_train.parse(arguments("out", **changes)[1:]).recipe
 
 
 def environment(devices: int = 4) -> dict[str, str]:
-    """Of a child: so many virtual devices, and the compiled programs of the tests."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    """Of a child: so many virtual devices, the compiler's flags of the tests, and their compiled programs."""
+    kept = {k: v for k, v in os.environ.items() if k == "XLA_FLAGS" or not k.startswith(("JAX_", "XLA_"))}
     return kept | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(REPO / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "GIT_DIR": os.devnull,  # the record names the commit, and the checkout may change meanwhile
+        "GIT_DIR": os.devnull,  # the record names the commit, and the checkout may change during the run
     }
 
 
@@ -207,36 +209,31 @@ def exported(out: Path) -> bytes:
 
 @functools.cache
 def compiled(recipe):
-    search = SEARCHES[recipe.method](recipe)
-    for name in (
-        "_lengths",
-        "_held_out_lengths",
-        "_evaluations",
-        "_keep_best",
-        "_ask",
-        "_tell",
-        "_lives",
-        "_window",
-        "_apply",
-        "_fresh",
-        "_reborn",
+    loop = OuterLoop(Problem(recipe))
+    for part, names in (
+        (loop, ("_keep_best",)),
+        (loop.problem, ("lengths", "_held_out_lengths", "_evaluations", "lives")),
+        (loop.search, ("_ask", "_tell", "_window", "_windows", "_births", "_apply", "_fresh", "_reborn")),
     ):
-        getattr(search, name, None)
-    return search
+        for name in names:
+            getattr(part, name, None)
+    return loop
 
 
-def sharing_programs(recipe, template=None, devices=None):
-    """A search whose programs are compiled once for all tests: how long a run is does not enter them."""
-    search = copy.copy(compiled(dataclasses.replace(recipe, generations=1, checkpoint_every=1)))
-    search.recipe = recipe
-    search.template = search.template if template is None else template
-    return search
+def sharing_programs(problem):
+    """An outer loop whose programs are compiled once for all tests: how long a run is does not enter them."""
+    loop = copy.copy(compiled(dataclasses.replace(problem.recipe, generations=1, checkpoint_every=1)))
+    loop.problem, loop.search = copy.copy(loop.problem), copy.copy(loop.search)
+    loop.search.problem = loop.problem
+    loop.recipe = loop.problem.recipe = problem.recipe
+    loop.template = loop.problem.template = problem.template
+    return loop
 
 
 def search(out, **changes):
     """The same run in this process."""
     still = mock.patch.dict(os.environ, GIT_DIR=os.devnull)
-    with still, mock.patch.object(searches, "SEARCHES", dict.fromkeys(SEARCHES, sharing_programs)):
+    with still, mock.patch.object(registry, "OuterLoop", sharing_programs):
         return run.meta_train(recipe(**changes), out, quiet=True)
 
 

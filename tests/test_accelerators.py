@@ -103,9 +103,20 @@ def test_neither_measured_nor_compiled_is_refused(capsys):
     )
 
 
+@pytest.mark.slow
 def test_every_stage_works_at_a_small_size(tmp_path):
     """In processes of their own, on the CPU, without the peer: what a machine with an accelerator would do in nine minutes."""
-    command = [sys.executable, "-m", "benchmarks.accelerators", "--measure", "--tiny", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.accelerators",
+        "--measure",
+        "--tiny",
+        "--seconds",
+        "1800",
+        "--out",
+        str(tmp_path),
+    ]
     subprocess.run(command, check=False, capture_output=True, cwd=accelerators.ROOT)
     stages = json.loads((tmp_path / "accelerators.json").read_text())["stages"]
     failed = {stage["stage"]: stage["error"] for stage in stages if "skipped" not in stage.get("error", "skipped")}

@@ -12,11 +12,12 @@ from crash import LONG
 import discover
 import envs
 import learned_objectives as lo
-from discover import rollout as ro
-from discover.agent import Agent, AgentConfig
-from discover.networks import make_networks, orthogonalise
-from discover.setups import usual_setup
-from discover.train import make_life
+from discover.agents import rollout as ro
+from discover.agents.agent import Agent, AgentConfig
+from discover.agents.networks import make_networks, orthogonalise
+from discover.agents.setups import usual_setup
+from discover.devices.plan import CPU
+from discover.evaluation.train import make_life
 
 GAMMA = 0.9
 SMALL = AgentConfig(num_envs=16, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=5e-3, hidden=(32, 32))
@@ -49,7 +50,14 @@ def solved(probe, steps=60_000):
     return result, jax.tree.map(lambda x: x[0], result.state)
 
 
-@pytest.mark.parametrize("probe", ["constant", "observation", "discount", "truncation", "termination", "image"])
+@pytest.mark.parametrize(
+    "probe",
+    [
+        "discount",
+        "truncation",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("constant", "observation", "termination", "image")),
+    ],
+)
 def test_critic_finds_the_known_values(probe):
     result, state = solved(probe)
     _, rollout = met(result.agent, result.task, state, num_steps=16, discount=GAMMA)
@@ -57,12 +65,13 @@ def test_critic_finds_the_known_values(probe):
     np.testing.assert_allclose(rollout.critic[..., 0], known, atol=0.05 * np.abs(known).max() + 0.05)
 
 
-@pytest.mark.parametrize("probe", ["action", "observation_action", "image"])
+@pytest.mark.parametrize("probe", ["action", "observation_action", pytest.param("image", marks=pytest.mark.slow)])
 def test_policy_finds_the_rewarded_action(probe):
     result, _ = solved(probe)
     assert result.returns[0, -1] > 0.95
 
 
+@pytest.mark.slow
 def test_gaussian_policy_finds_the_optimum():
     result, state = solved("continuous", steps=120_000)
     returns = result.agent.evaluate(result.task, state, jax.random.key(0), num_episodes=64, greedy=True)
@@ -76,6 +85,7 @@ def life(objective="ppo", env="CartPole-v1", config=SMALL, steps=2048):
     return agent, agent.task(params, steps), lo.load(objective)
 
 
+@pytest.mark.slow
 def test_unchanged_after_its_lifetime():
     agent, task, objective = life(config=NORMALISED)
     state = born(agent, task, jax.random.key(0))
@@ -130,26 +140,28 @@ def test_next_critic_is_the_next_value_within_an_episode():
     np.testing.assert_array_equal(r.next_critic[:-1][going_on], r.critic[1:][going_on])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [0, 64])
-def test_nothing_follows_a_termination(small, monkeypatch):
-    monkeypatch.setattr(ro, "SMALL", small)  # whether last observations are valued in the loop, or after it
+def test_nothing_follows_a_termination(small):
+    plan = dataclasses.replace(CPU, late_values=small)  # whether last observations are valued in the loop, or after it
     agent, task, _ = life()
     task = task.replace(env_params=task.env_params.replace(max_steps_in_episode=np.int32(12)))
     state = agent.init(task, jax.random.key(0))
     _, r = ro.rollout(
         agent.env, task.env_params, agent.networks, state.params, state.env, jax.random.split(jax.random.key(7), 3),
-        num_steps=32, num_starts=32, discount=0.99,
+        num_steps=32, num_starts=32, discount=0.99, plan=plan,
     )  # fmt: skip
     assert r.terminated.any()
     assert (r.truncated & ~r.terminated).any()
     np.testing.assert_array_equal(r.next_critic[..., 0] == 0, r.terminated)
 
 
+@pytest.mark.slow
 def test_statistics_of_the_rollout_are_those_the_policy_saw():
     agent, task, objective = life(config=NORMALISED)
     state, _ = update(agent, objective, task, born(agent, task, jax.random.key(0)))
     env, r = met(agent, task, state)
-    now = agent.networks.actor(state.params, ro.see(env, r.obs)).log_prob(r.action)
+    now = agent.networks.actor(state.params, ro.normalised_obs(env, r.obs)).log_prob(r.action)
     np.testing.assert_allclose(now, r.log_prob, atol=1e-6)
 
 
@@ -194,6 +206,7 @@ def test_episode_returns_are_those_of_a_plain_loop():
         assert episodes.best is None
 
 
+@pytest.mark.slow
 def test_reward_scale_is_the_deviation_of_the_discounted_return():
     config = dataclasses.replace(SMALL, normalise_reward=True)
     agent, task, _ = life(env="Pendulum-v1", config=config)
@@ -209,6 +222,7 @@ def test_reward_scale_is_the_deviation_of_the_discounted_return():
     np.testing.assert_allclose(scaled.reward, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_population_of_lives_is_the_loop_over_them():
     agent, task, _ = life(config=AgentConfig(num_envs=4, num_steps=16, num_minibatches=2, hidden=(8,)))
     population = lo.Mirror(drift=lo.DPO(jnp.float32([0.5, 2.0]), jnp.float32([0.3, 0.6])))
@@ -259,6 +273,7 @@ def test_levels_vmap():
     assert not np.allclose(obs[0], obs[1])
 
 
+@pytest.mark.slow
 def test_seed_number_i_is_the_same_among_any_number_of_seeds():
     small = AgentConfig(num_envs=4, num_steps=16, num_epochs=1, num_minibatches=1, hidden=(8,))
     arguments = {"env": "probe/observation_action", "total_steps": 256, "agent": small, "num_evals": 2}
@@ -302,7 +317,7 @@ def test_actions_reach_the_bounds_and_no_further():
         ({"num_envs": 0}, "num_envs must be at least 1, and is 0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"activation": "gelu"}, "activation must be one of tanh, relu, swish"),
-        ({"clip": "each"}, "clip must be together or apart, and is 'each'"),
+        ({"clip": "each"}, "clip must be joint or separate, and is 'each'"),
         ({"hidden": ()}, "hidden must name at least one layer"),
     ],
 )

@@ -77,6 +77,7 @@ def test_a_run_is_in_a_directory():
             use("")
 
 
+@pytest.mark.slow
 def test_integers_of_numpy_are_whole_numbers():
     sizes = {"total_steps": np.int64(16), "num_seeds": np.int32(2), "num_evals": np.uint8(1), "seed": np.int64(3)}
     assert discover.train("ppo", agent=SMALL, **sizes).returns.shape == (2, 1)

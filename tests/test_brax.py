@@ -22,6 +22,7 @@ def pendulum():
     return envs.make(NAME, pool_size=8)
 
 
+@pytest.mark.slow
 def test_keeps_the_contract(pendulum):
     envs.check(*pendulum)
 
@@ -45,6 +46,7 @@ def test_what_does_not_run_is_refused(name):
     assert name not in envs.available()
 
 
+@pytest.mark.slow
 def test_a_step_is_a_step_of_brax(pendulum):
     from brax import envs as brax_envs
 
@@ -167,7 +169,7 @@ def test_importing_envs_leaves_brax_alone_and_making_one_is_silent(tmp_path):
 import sys, warnings, envs
 assert not any(name.split(".")[0] == "brax" for name in sys.modules), "brax was imported"
 filters = list(warnings.filters)
-from envs.brax import Brax, brax_envs, _quiet
+from envs.suites.brax import Brax, brax_envs, _quiet
 with _quiet():
     brax_envs.get_environment("halfcheetah", backend="spring")
 added = [entry for entry in warnings.filters if entry not in filters]
@@ -184,7 +186,7 @@ assert not [entry for entry in added if entry[0] == "ignore" and entry[1] is Non
     assert done.returncode == 0, done.stderr
     assert "warp" not in done.stdout + done.stderr
     assert "brax" not in done.stdout + done.stderr
-    assert not list(tmp_path.iterdir())  # mujoco likes to leave a log file
+    assert not list(tmp_path.iterdir())  # mujoco can leave a log file
 
 
 def _until_end(env, params):

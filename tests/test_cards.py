@@ -10,7 +10,7 @@ import pytest
 
 import learned_objectives as lo
 from discover import recipes
-from discover.record import provenance
+from discover.runs.record import provenance
 from learned_objectives import cards
 from learned_objectives.library import CLOSED_FORMS, WEIGHTS
 from learned_objectives.probe import ADVANTAGES, LOG_RATIOS

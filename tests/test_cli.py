@@ -1,5 +1,6 @@
 """The command line as a user meets it: one sentence for every mistake, and the files it promises."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import typing
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import crash
@@ -21,10 +23,14 @@ from tyro._docstrings import get_field_docstring
 
 import envs
 import learned_objectives as lo
-from discover import cli, names
+from discover import cli, names, progress
+from discover.commands import meta_train
 from discover.flags import flags
-from discover.recipes import RECIPES
-from discover.record import clock
+from discover.formats import clock
+from discover.light import completion
+from discover.runs.recipes import RECIPES
+from discover.searches.recipe import Recipe
+from envs import plugs
 from learned_objectives import library
 
 META = "meta-train quickstart --out out"
@@ -56,7 +62,7 @@ def refused(here, capsys):
 
 def test_a_mistake_is_a_mistake_in_a_closed_terminal_too(here, monkeypatch):
     terminal, inside = os.openpty()
-    os.close(terminal)  # whoever writes to it now is told EIO
+    os.close(terminal)  # a write to it now fails with EIO
     with open(inside, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         monkeypatch.setattr(sys, "stderr", closed)
@@ -89,7 +95,10 @@ def snapshot(directory):
         ("meta-train quickstrat --out out", "quickstart"),
         ("meta-train lpo-minatar --out out", "lpo_minatar"),
         (f"{META} --envs CartPol-v1", "CartPole-v1"),
-        (f"{META} --evolution.strategy Open_EZ", "Open_ES"),
+        (f"{META} --search.strategy Open_EZ", "Open_ES"),
+        ("recipe lpo_smal", "lpo_small"),
+        ("list env", "envs"),
+        ("completion bsh", "bash"),
     ],
 )
 def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
@@ -112,9 +121,9 @@ def test_of_an_unknown_name_the_nearest_is_suggested(refused, line, near):
         ),
         ("lpg_small --envs gridworld/smal", "did you mean 'gridworld/small'?"),
         ("lpg_small --agent.num-steps 100000", "less than one rollout of 6400000"),
-        ("lpg_small --metagrad.estimator standard", "choose 'debiased'"),
-        ("lpg_small --metagrad.members 7 --metagrad.chunk 2", "members must be a multiple of its chunk, 2, and is 7"),
-        ("groove_small --curriculum.size 8", "curriculum.size must be at least metagrad.members, 32, and is 8"),
+        ("lpg_small --search.estimator standard", "choose 'debiased'"),
+        ("lpg_small --search.members 7 --search.chunk 2", "members must be a multiple of its chunk, 2, and is 7"),
+        ("groove_small --curriculum.size 8", "curriculum.size must be at least search.members, 32, and is 8"),
         ("groove_small --curriculum.score regrets", "regret"),
         ("ta_lpg_small --curriculum.kind plr", "with evolution choose 'uniform' or 'fixed'"),
     ],
@@ -141,8 +150,8 @@ POSITIVE = {
         "agent.hidden agent.learning-rate agent.max-grad-norm"
     ),
     META: (
-        "total-steps generations evaluate-every evaluation-seeds checkpoint-every width agent.num-envs agent.hidden "
-        "agent.learning-rate evolution.population evolution.lives evolution.chunk evolution.sigma evolution.learning-rate"
+        "total-steps generations evaluate-every evaluation-seeds checkpoint-every objective.width agent.num-envs agent.hidden "
+        "agent.learning-rate search.population search.lives search.chunk search.sigma search.learning-rate"
     ),
     "evaluate ppo --envs probe/action --out out": "total-steps num-seeds",
 }
@@ -169,7 +178,7 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
     ("line", "said"),
     [
         (
-            f"{META} --evolution.population 7",
+            f"{META} --search.population 7",
             "population must be even, because candidates come in pairs, and is 7: try 8",
         ),
         ("train --agent.num-minibatches 3", "num-minibatches must divide num_envs * num_steps = 512, and 3 does not"),
@@ -183,8 +192,8 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
         (f"{META} --seed -1", "seed must be in [0, 2^31), and is -1"),
         (f"{META} --learning-rates 0.1 0.2", "one per environment (1), and there are 2"),
         (f"{META} --envs", "envs must name at least one environment"),
-        (f"{META} --evolution.sigma-decay 2", "--evolution.sigma-decay must be in (0, 1], and is 2.0"),
-        (f"{META} --evolution.shaping best", "Expected one of ('centred_rank', 'z_score', 'pairwise')"),
+        (f"{META} --search.sigma-decay 2", "--search.sigma-decay must be in (0, 1], and is 2.0"),
+        (f"{META} --search.shaping best", "Unknown shaping 'best'"),
         ("train --loss.gamma 1.5 --out out", "--loss.gamma must be in [0, 1], and is 1.5"),
         ("train --agent.activation gelu --out out", "Expected one of ('tanh', 'relu', 'swish')"),
         ("train --agent.learning-rate nan --out out", "--agent.learning-rate must be positive and finite, and is nan"),
@@ -198,8 +207,11 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
         ("train --agent.network cnn --out out", "A CNN needs observations [height, width, channels]"),
         (f"{META} --agent.network cnn", "A CNN needs observations [height, width, channels]"),
         ("train --seed 2147483648 --out out", "seed must be in [0, 2^31), and is 2147483648"),
-        (f"{META} --lpg.hidden 0", "discover: --lpg.hidden must be at least 1, and is 0"),
-        (f"{META} --evolution.strategy ES", "discover: Unknown strategy 'ES'"),
+        (
+            "meta-train lpg_small --out x --objective.hidden 0",
+            "discover: --objective.hidden must be at least 1, and is 0",
+        ),
+        (f"{META} --search.strategy ES", "discover: Unknown strategy 'ES'"),
         (
             "train --num-seeds 1000000000 --total-steps 1024 --out out",
             "num_seeds is 1000000000, and so many agents do not",
@@ -236,6 +248,8 @@ def test_what_cannot_be_is_said(refused, line, said):
         ("evaluate --envs CartPole-v1", "at least one objective, one environment and one budget"),
         ("export", "PATH the directory of a run"),
         ("plot", "PATH the directory of a run"),
+        ("recipe", "recipe needs the name of a recipe: one of quickstart, lpo_minatar"),
+        ("completion", "completion needs a shell: bash or zsh."),
     ],
 )
 def test_what_is_missing_is_said(refused, line, said):
@@ -316,8 +330,8 @@ def a_run(here):
 
 
 def test_another_recipe_in_a_run_is_refused(refused, a_run):
-    line = " ".join(crash.arguments("run", width=5))
-    assert "run belongs to another recipe: its width is 4, and this one's is 5." in refused(line)
+    line = " ".join(crash.arguments("run", **{"objective.width": 5}))
+    assert "run belongs to another recipe: its objective.width is 4, and this one's is 5." in refused(line)
 
 
 def test_an_export_does_not_overwrite(refused, a_run, here):
@@ -442,6 +456,7 @@ def is_png(path):
 SMALL = ["--total-steps", "1024", "--num-seeds", "2", "--out", "out"]
 
 
+@pytest.mark.slow
 def test_train_writes_its_curve(here, capsys):
     assert cli.main(["train", "--objective", "dpo", "--env", "probe/action", "--num-evals", "2", *SMALL]) == 0
     rows = [json.loads(line) for line in (here / "out" / "train.jsonl").read_text().splitlines()]
@@ -451,6 +466,7 @@ def test_train_writes_its_curve(here, capsys):
     assert "final return: mean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_single_seed_has_no_interval(here, capsys):
     line = "train --env probe/action --total-steps 512 --num-seeds 1 --num-evals 1"
     assert cli.main(line.split()) == 0
@@ -458,6 +474,7 @@ def test_a_single_seed_has_no_interval(here, capsys):
     assert re.fullmatch(r"final return: mean \S+, IQM \S+ over 1 seed", line)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always:This LPG")
 def test_advice_is_a_plain_sentence(here, capsys):
     line = "train --objective lpg --env CartPole-v1 --total-steps 64 --num-seeds 1 --num-evals 1 --agent.num-steps 16"
@@ -502,6 +519,7 @@ def test_export_writes_what_load_reads(here, a_run, capsys):
     assert 'learned_objectives.load("mine.safetensors")' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plot_draws_the_search_and_the_drift(here, a_run, capsys):
     assert cli.main(["plot", "run"]) == 0
     assert is_png(a_run / "search.png")
@@ -509,6 +527,7 @@ def test_plot_draws_the_search_and_the_drift(here, a_run, capsys):
     assert capsys.readouterr().out.splitlines() == ["wrote run/search.png", "wrote run/drift.png"]
 
 
+@pytest.mark.slow
 def test_plot_draws_elsewhere_if_asked(here, a_run):
     assert cli.main(["plot", "run", "--out", "figures"]) == 0
     assert is_png(here / "figures" / "drift.png")
@@ -516,7 +535,7 @@ def test_plot_draws_elsewhere_if_asked(here, a_run):
 
 
 def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.searches.SEARCHES", {"evolution": crash.sharing_programs})
+    monkeypatch.setattr("discover.searches.registry.OuterLoop", crash.sharing_programs)
     assert cli.main(crash.arguments("run", generations=1)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "done: run/objective.safetensors  (discover plot run draws it)"
@@ -526,7 +545,7 @@ def test_meta_train_says_what_it_made(here, capsys, monkeypatch):
 
 
 def test_a_run_is_resumed_by_its_directory(here, capsys, monkeypatch):
-    monkeypatch.setattr("discover.searches.SEARCHES", {"evolution": crash.sharing_programs})
+    monkeypatch.setattr("discover.searches.registry.OuterLoop", crash.sharing_programs)
     assert cli.main(crash.arguments("run", generations=1)) == 0
     first = (here / "run" / "objective.safetensors").read_bytes()
     assert cli.main(["resume", "run"]) == 0
@@ -570,11 +589,11 @@ def test_a_user_who_wants_no_cache_has_none(without_a_cache):
 
 
 def test_a_user_without_a_home_has_no_cache(without_a_cache, monkeypatch):
-    def nobody():
+    def without_home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(Path, "home", without_home)
     assert cli.main(["list"]) == 0
     assert jax.config.jax_compilation_cache_dir is None
 
@@ -589,7 +608,7 @@ def fields_without_help(kind):
 
 
 def test_every_flag_has_a_help_text():
-    assert [name for arguments, _ in cli.COMMANDS.values() for name in fields_without_help(arguments)] == []
+    assert [name for command in cli.COMMANDS.values() for name in fields_without_help(command.arguments)] == []
 
 
 def test_names_known_without_jax_are_the_real_ones():
@@ -604,9 +623,17 @@ def test_names_known_without_jax_are_the_real_ones():
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_flags_known_without_jax_are_those_of_the_parser(command, capsys):
-    words = [command, "quickstart"] if command == "meta-train" else [command]
-    with pytest.raises(SystemExit):
-        cli.main([*words, "--help"])
+    # The help of meta-train has the flags of one family and one search. These lines have all of ours.
+    families = (
+        "quickstart",
+        "quickstart --objective dpo",
+        "quickstart --objective soft_clip",
+        "lpo_small",
+        "lpg_small",
+    )
+    for words in families if command == "meta-train" else ("",):
+        with pytest.raises(SystemExit):
+            cli.main([command, *words.split(), "--help"])
     shown = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out.replace("_", "-"))) - {"--help"}
     known = set(flags(command))
     assert known <= shown
@@ -647,13 +674,13 @@ def test_a_mistyped_name_is_answered_before_jax_is_imported(line):
     [
         ("quickstart --out x", "--out x"),
         ("--dry-run quickstart", "--dry-run"),
-        ("--out x --evolution.population 8 quickstart --wandb", "--out x --evolution.population 8 --wandb"),
+        ("--out x --search.population 8 quickstart --wandb", "--out x --search.population 8 --wandb"),
         ("--envs CartPole-v1 Acrobot-v1 quickstart", "--envs CartPole-v1 Acrobot-v1"),
         ("--name lpg quickstart", "--name lpg"),
         ("--seed=3 quickstart", "--seed=3"),
         ("--agent.normalise-reward quickstart", "--agent.normalise-reward"),
         ("--agent.normalise_reward quickstart", "--agent.normalise_reward"),
-        ("--lpg.no-see-gamma quickstart", "--lpg.no-see-gamma"),
+        ("--objective.no-see-gamma quickstart", "--objective.no-see-gamma"),
     ],
 )
 def test_the_recipe_may_stand_anywhere(words, rest):
@@ -678,13 +705,258 @@ def test_suggestions_are_near(name, near):
 
 
 def test_a_flag_that_does_not_exist_gets_the_near_ones(refused):
-    assert "Perhaps you meant --evolution.sigma" in refused(f"{META} --evoluton.sigma 3")
+    assert "Perhaps you meant --search.sigma" in refused(f"{META} --serch.sigma 3")
+
+
+def test_the_version_is_that_of_the_installed_packages(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"discover-rl {version('discover-rl')}, jax {jax.__version__}\n"
+
+
+@pytest.mark.parametrize("line", ["--version", "completion bash", "completion zsh"])
+def test_what_needs_no_jax_is_answered_without_it(line):
+    code = (
+        f"import sys; sys.argv = ['discover', *{line.split()!r}]; from discover.__main__ import main; status = main()"
+    )
+    done = process(sys.executable, "-c", f"{code}; sys.exit(status or 'jax' in sys.modules)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.fixture(scope="module")
+def completed():
+    """What the printed script completes a line to, in a real bash; the last word is the one at the cursor."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+
+    def run(*words):
+        array = " ".join(f"'{word}'" for word in ("discover", *words))
+        ask = f'COMP_WORDS=({array}); COMP_CWORD={len(words)}; _discover; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        done = subprocess.run([bash, "-c", f"{completion('bash')}\n{ask}"], capture_output=True, text=True, check=True)
+        assert not done.stderr
+        return done.stdout.split()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("meta", ["meta-train"]),
+        ("--v", ["--version"]),
+        ("meta-train quick", ["quickstart"]),
+        ("meta-train --out x quick", ["quickstart"]),
+        ("meta-train --dry-run groove_", ["groove_small"]),
+        ("recipe lpg_es", ["lpg_es", "lpg_es_small"]),
+        ("meta-train lpg --search.sigma-", ["--search.sigma-decay", "--search.sigma-floor"]),
+        ("train --env Acro", ["Acrobot-v1"]),
+        ("train --objective dp", ["dpo"]),
+        ("evaluate pp", ["ppo"]),
+        ("evaluate ppo --envs CartPole-v1 brax/an", ["brax/ant"]),
+        ("evaluate ppo --envs CartPole-v1 --num-s", ["--num-seeds"]),
+        ("list e", ["envs"]),
+        ("completion z", ["zsh"]),
+        ("meta-train --out |", []),  # a path: left to the shell
+        ("plot |", []),
+    ],
+)
+def test_bash_completes_a_line(completed, line, words):
+    assert completed(*line.replace("|", "").split(" ")) == words
+
+
+def test_bash_completes_every_name(completed):
+    assert completed("") == [*cli.COMMANDS, "--help", "--version"]
+    assert completed("meta-train", "") == [*RECIPES]
+    assert completed("train", "--env", "") == [*names.ENVIRONMENTS]
+    assert completed("evaluate", "") == sorted(lo.available())
+    for command in cli.COMMANDS:
+        assert completed(command, "--") == [*flags(command), "--help"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_reads_its_script(here):
+    (here / "script").write_text(completion("zsh"))
+    done = subprocess.run(["zsh", "-fc", "source ./script && which _discover"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [("objectives", lo.available()), ("envs", envs.available()), ("recipes", RECIPES)]
+)
+def test_one_kind_is_listed_a_name_on_a_line(capsys, kind, known):
+    assert cli.main(["list", kind]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(known)
+
+
+def test_a_printed_recipe_is_run_from_its_file(here, capsys, monkeypatch):
+    monkeypatch.setattr("discover.searches.registry.OuterLoop", crash.sharing_programs)
+    command, name, *flags = crash.arguments("run", generations=1)
+    cli.main(["recipe", name])
+    text = capsys.readouterr().out
+    (here / "mine.toml").write_text(text)
+    assert cli.main([command, "--config", "mine.toml", *flags]) == 0
+    made = json.loads((here / "run" / "recipe.json").read_text())
+    assert made == json.loads(json.dumps(crash.recipe(generations=1).as_dict()))
+    assert (here / "run" / "config.toml").read_text() == text
+
+
+def started_from(line):
+    """The recipe that a line of meta-train gives."""
+    return meta_train.parse(line.split()).recipe
+
+
+def test_flags_win_over_a_file_and_a_file_over_a_name(here):
+    (here / "mine.toml").write_text("generations = 7\nseed = 5\n[search]\nsigma = 0.5\n")
+    base = RECIPES["quickstart"]()
+    search = dataclasses.replace(base.search, sigma=0.5)
+    expected = dataclasses.replace(base, generations=9, seed=5, search=search)
+    for line in ("quickstart --config mine.toml --generations 9", "--generations 9 --config=mine.toml quickstart"):
+        assert started_from(line) == expected
+
+
+def test_a_file_without_a_name_starts_from_the_defaults(here):
+    (here / "mine.toml").write_text('name = "mine"\n')
+    line = "--envs CartPole-v1 Acrobot-v1 --config mine.toml"
+    assert started_from(line) == Recipe(name="mine", envs=("CartPole-v1", "Acrobot-v1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[agent]\nlerning_rate = 1.0",
+            "mine.toml: unknown key agent.lerning_rate; did you mean 'agent.learning_rate'?",
+        ),
+        ("[agent]\nnum_envs = 'many'", "mine.toml: agent.num_envs must be a whole number, and is 'many', a string."),
+        ("[agent]\nnum_envs = 0", "mine.toml: agent.num_envs must be at least 1, and is 0."),
+        ("generations = 1\nenvs = ", "mine.toml: this is not TOML: Invalid value (at line 2, the last)."),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence(refused, here, text, said):
+    (here / "mine.toml").write_text(text)
+    for line in ("meta-train --config mine.toml --out out", "meta-train quickstart --config mine.toml --out out"):
+        assert said in refused(line)
+
+
+def test_a_file_that_is_not_there_is_said(refused):
+    assert "No such file or directory: mine.toml" in refused("meta-train --config mine.toml --out out")
+
+
+@pytest.mark.parametrize("words", ["quickstrat --config mine.toml", "--config mine.toml quickstrat"])
+def test_a_mistyped_recipe_beside_a_file_is_unknown(words):
+    with pytest.raises(ValueError, match="Unknown recipe 'quickstrat'; did you mean 'quickstart'"):
+        names.split_recipe(words.split())
+
+
+def test_the_help_of_meta_train_is_in_groups_with_the_common_flags_first(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["meta-train", "lpg", "--help"])
+    shown = capsys.readouterr().out
+    shown_flags = re.findall(r"^\W*--([a-z][a-z-]*)", shown, re.MULTILINE)
+    assert shown_flags[:7] == ["out", "config", "generations", "envs", "total-steps", "seed", "dry-run"]
+    boxes = re.findall(r"(\w+) options ", shown)
+    parts = [name for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)]
+    assert boxes == ["recipe", *parts, "run"]
+
+
+def test_a_plug_in_the_working_directory_is_found(here, monkeypatch):
+    (here / "a_plug_of_mine.py").write_text("class Kite:\n    pass\n")
+    found, before = [], [*sys.path]
+    run = lambda _: found.append(plugs.resolve("a_plug_of_mine:Kite"))
+    monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=run))
+    assert cli.main(["list"]) == 0
+    assert found[0].__name__ == "Kite"
+    assert sys.path == before
+    del sys.modules["a_plug_of_mine"]
+
+
+@pytest.mark.parametrize("name", ["kites:Kite", "a.b_c:D.e", "CartPole:v1", "a:b:c", "a", "a:", ":a", "a/b:c", "1a:b"])
+def test_the_quick_checks_know_a_path_as_envs_does(name):
+    assert bool(names.PLUG.fullmatch(name)) == plugs.is_path(name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --env CartPole:v1 --objective ppo:PPO",
+        "evaluate ppo:PPO --envs CartPole:v1 brax:ant",
+        "meta-train quickstart --envs CartPole:v1",
+    ],
+)
+def test_a_path_passes_the_quick_checks(line):
+    names.check_arguments(line.split())
+
+
+def test_an_announced_name_passes_the_quick_checks(monkeypatch):
+    announced = {"discover.envs": "CartPole-v11", "discover.objectives": "ppoo"}
+    monkeypatch.setattr(
+        names.importlib.metadata, "entry_points", lambda group: [EntryPoint(announced[group], "kites:Kite", group)]
+    )
+    names.check_arguments(["train", "--env", "CartPole-v11", "--objective", "ppoo"])
 
 
 def test_the_usage_names_the_recipe(capsys):
     with pytest.raises(SystemExit):
         cli.main(["meta-train", "--help"])
     assert "usage: discover meta-train RECIPE" in capsys.readouterr().out
+
+
+def in_a_terminal(*command):
+    """What a command of Python's writes to a terminal of its own, and its exit status."""
+    ours, theirs = os.openpty()
+    environment = crash.environment() | {"TERM": "xterm", "COLUMNS": "90"}
+    child = subprocess.Popen(
+        [sys.executable, *command], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+    )
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # EIO: the child has left
+        while read := os.read(ours, 4096):
+            written += read
+    os.close(ours)
+    return written.decode(), child.wait()
+
+
+BAR = """
+from discover.console import print_line
+from discover.progress import bar, reached
+
+with bar("cell"):
+    for done in range(3):
+        print_line(f"line {done}")
+        reached(done, 2)
+print_line("the end")
+"""
+
+
+def test_a_terminal_has_a_bar_below_the_lines():
+    written, status = in_a_terminal("-c", BAR)
+    assert status == 0
+    assert re.search(r"line 0\s", written)
+    assert "2/2 cells" in written
+    assert re.search(r"cells/s|s/cell", written)
+    assert " left" in written
+    assert written.rstrip().endswith("the end")
+
+
+def test_elsewhere_lines_are_all_there_is():
+    done = process(sys.executable, "-c", BAR)
+    assert (done.stdout, done.stderr) == ("line 0\nline 1\nline 2\nthe end\n", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "since", "shown"),
+    [
+        (0.0, 3.0, 0.0, ""),
+        (4.0, 10.0, 0.0, "4.0 s/cell  0m40s left"),
+        (4.0, 10.0, 15.0, "4.0 s/cell  0m25s left"),
+        (4.0, 1.0, 15.0, "4.0 s/cell  0m00s left"),
+        (0.25, 10.0, 0.0, "4.0 cells/s  0m02s left"),
+    ],
+)
+def test_the_pace_has_a_rate_and_the_time_left(seconds, left, since, shown):
+    assert progress.pace(seconds, left, since, "cell") == shown
 
 
 @pytest.mark.parametrize(

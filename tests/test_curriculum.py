@@ -10,13 +10,15 @@ import pytest
 
 import discover
 import envs
-from discover import curriculum as cu
-from discover import parallel
-from discover.agent import Agent, AgentState, stretches
-from discover.curriculum import CurriculumConfig
-from discover.gradient_search import GradientSearch
-from discover.metagrad import MetaGradConfig
-from discover.setups import GRID
+import learned_objectives as lo
+from discover.agents.agent import Agent, AgentState, stretches
+from discover.agents.setups import GRID
+from discover.devices import parallel
+from discover.searches import curriculum as cu
+from discover.searches.curriculum import CurriculumConfig
+from discover.searches.metagrad import MetaGradConfig
+from discover.searches.problem import Setting, life_fitness
+from discover.searches.registry import search_for
 
 ENV, _ = envs.make("gridworld/small")
 AGENT = Agent(ENV, GRID.agent)
@@ -37,7 +39,7 @@ def life(score, reference=0.0):
     score = np.asarray(score, np.float32)
     zeros = np.zeros_like(score)
     reference = zeros + np.float32(reference)
-    return cu.Life(reference - score, reference, zeros, zeros, zeros, zeros)
+    return cu.LifeSummary(reference - score, reference, zeros, zeros, zeros, zeros)
 
 
 @jit
@@ -50,7 +52,7 @@ def drawn(seed, count):
 
 
 def record(buffer, tasks, lives):
-    """What the buffer is once these lives have ended; in lanes that nobody wants others go on."""
+    """What the buffer is once these lives have ended; in lanes that are not needed others go on."""
     count = len(lives.reference)
     tasks, lives = jax.tree.map(lambda x: np.asarray(x)[np.arange(LANES) % count], (tasks, lives))
     return jax.device_get(_record(PLR, buffer, tasks, lives, np.arange(LANES) < count))
@@ -65,6 +67,7 @@ def filled(scores):
     return record(cu.empty(PLR, TASKS), drawn(0, len(scores)), life(scores))
 
 
+@pytest.mark.slow
 def test_a_task_is_a_level_of_the_distribution_with_its_lifetime():
     task = TASKS(jax.random.key(3))
     assert task.lifetime == 250 * 64 * 20
@@ -72,6 +75,7 @@ def test_a_task_is_a_level_of_the_distribution_with_its_lifetime():
     assert 4 <= (~np.asarray(task.env_params.wall)).sum() <= 36
 
 
+@pytest.mark.slow
 def test_lifetimes_that_vary_are_whole_rollouts_between_their_bounds():
     tasks = cu.Tasks(Agent(envs.make("gridworld/all_vrandlife")[0], GRID.agent), None, 40.0)
     lifetimes = np.asarray(jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 2000)).lifetime)
@@ -81,6 +85,45 @@ def test_lifetimes_that_vary_are_whole_rollouts_between_their_bounds():
     assert 245 < updates.max() <= 250
     # Log-uniform: as many below the geometric mean as above.
     assert 0.45 < (updates < 50).mean() < 0.55
+
+
+def test_lives_in_any_environment_may_vary_in_length():
+    agent = Agent(envs.make("probe/observation_action")[0], discover.AgentConfig(num_envs=4, num_steps=16))
+    tasks = cu.Tasks(agent, 2 * 64 + 5, 1e-3, longest_steps=200 * 64)
+    updates = np.asarray(jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 2000)).lifetime) / 64
+    assert (updates == updates.round()).all()
+    assert updates.min() == 2
+    assert 190 < updates.max() <= 200
+    assert 0.45 < (updates < 20).mean() < 0.55  # log-uniform: 20 is the geometric mean of 2 and 200
+
+
+def test_a_life_of_a_length_that_varies_is_judged_as_one_of_that_length():
+    agent = Agent(envs.make("probe/observation_action")[0], discover.AgentConfig(num_envs=4, num_steps=16, hidden=(8,)))
+    tasks, key = cu.Tasks(agent, 10 * 64, 1e-2, longest_steps=40 * 64), jax.random.key(3)
+    task = jit(tasks)(key)
+    fixed = cu.Tasks(agent, int(task.lifetime), 1e-2)
+    ppo = lo.load("ppo")
+    found, expected = (
+        jit(life_fitness, static_argnums=0)(Setting(agent, tasks, None), ppo, task, key) for tasks in (tasks, fixed)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_long_life_of_an_odd_rollout_keeps_its_last_update():
+    config = discover.AgentConfig(num_envs=7, num_steps=13, num_minibatches=1)
+    agent = Agent(envs.make("probe/observation_action")[0], config)
+    for updates in (999_983, 2**22 - 1):  # times 91 steps: beyond the whole numbers of float32
+        task = cu.Tasks(agent, updates * 91, 1e-3)(jax.random.key(0))
+        assert cu.num_updates(config, task) == updates
+        assert task.lifetime == np.float32(updates * 91)
+
+
+def test_bounds_of_lifetimes_that_cannot_be_are_refused():
+    agent = Agent(envs.make("CartPole-v1")[0], discover.AgentConfig(num_envs=4, num_steps=16))
+    with pytest.raises(ValueError, match=r"^longest_steps must be at least total_steps, 1,024, and is 512"):
+        cu.Tasks(agent, 1024, 1e-3, longest_steps=512)
+    with pytest.raises(ValueError, match=r"^longest_steps needs total_steps"):
+        cu.Tasks(AGENT, None, 1e-3, longest_steps=12_800)
 
 
 def test_a_fixed_set_has_so_many_tasks_and_no_more():
@@ -162,6 +205,7 @@ def test_an_empty_buffer_gives_new_tasks():
     assert np.isnan(np.asarray(new.reference)).all()
 
 
+@pytest.mark.slow
 def test_about_half_of_the_draws_are_replays():
     _, some = draw(PLR, filled([2.0, 1.0]), 1, 4000)
     assert 0.47 < (np.asarray(some.slot) >= 0).mean() < 0.53
@@ -184,7 +228,7 @@ def test_a_better_task_takes_the_place_of_the_least_likely_one():
 def again(buffer, slot, reference=0.0):
     """The task in that slot, drawn again: leaves [1, ...]."""
     task, number = jax.tree.map(lambda x: x[slot, None], (buffer.task, buffer.number))
-    return cu.Drawn(task, np.int32([slot]), number, np.float32([reference]), np.float32([0.0]))
+    return cu.AssignedTask(task, np.int32([slot]), number, np.float32([reference]), np.float32([0.0]))
 
 
 def test_a_known_task_gets_its_new_score_and_keeps_its_place():
@@ -216,7 +260,7 @@ def test_a_score_that_is_not_finite_never_enters(score):
 
 
 def test_scores_are_what_their_papers_say():
-    one = cu.Life(*(jnp.float32(x) for x in (2.0, 5.0, 0.3, 0.7, 1.5, 4.0)))
+    one = cu.LifeSummary(*(jnp.float32(x) for x in (2.0, 5.0, 0.3, 0.7, 1.5, 4.0)))
     expected = {"regret": 3.0, "optimal_regret": 3.0, "positive_value_loss": 0.3, "l1_value_loss": 0.7, "max_mc": 2.5}
     assert {name: float(score(one)) for name, score in cu.SCORES.items()} == pytest.approx(expected)
 
@@ -239,7 +283,7 @@ def test_what_cannot_be_is_refused(changes, sentence):
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_dear_items_share_chunks_and_every_device_has_its_part(devices):
     cost = np.random.default_rng(0).integers(10, 250, 24)
-    order = parallel.deal(cost, 2, devices)
+    order = parallel.balance(cost, 2, devices)
     assert set(order) == set(range(24))
     chunks = np.sort(cost[order].reshape(-1, 2), axis=1)
     assert sorted(map(tuple, chunks)) == sorted(map(tuple, np.sort(np.sort(cost)[::-1].reshape(-1, 2), axis=1)))
@@ -248,7 +292,7 @@ def test_dear_items_share_chunks_and_every_device_has_its_part(devices):
 
 
 def test_padding_of_dealt_items_repeats_one():
-    order = parallel.deal(np.array([3, 1, 2]), 2, 2)
+    order = parallel.balance(np.array([3, 1, 2]), 2, 2)
     assert len(order) == 4
     assert set(order) == {0, 1, 2}
 
@@ -258,11 +302,12 @@ def test_padding_of_dealt_items_repeats_one():
 def test_only_what_is_wanted_is_done(devices, chunk):
     items = jnp.arange(8.0).reshape(4, 2)
     wanted = jnp.array([[1, 0], [0, 0], [1, 1], [0, 1]], bool)
-    program = parallel.spread_some(lambda shared, x: shared * x, chunk=chunk, devices=jax.devices()[:devices])
+    program = parallel.sharded_map_where(lambda shared, x: shared * x, chunk=chunk, devices=jax.devices()[:devices])
     outs = program(jnp.float32(10), items, wanted, jnp.full((4, 2), -1.0))
     np.testing.assert_array_equal(outs, [[0, -1], [-1, -1], [40, 50], [-1, 70]])
 
 
+@pytest.mark.slow
 def test_an_antagonist_that_diverged_is_no_reference():
     agent = dataclasses.replace(GRID.agent, num_envs=2, num_steps=4)
     recipe = dataclasses.replace(
@@ -270,10 +315,10 @@ def test_an_antagonist_that_diverged_is_no_reference():
         total_steps=16,
         fitness_episodes=2,
         agent=agent,
-        metagrad=MetaGradConfig(members=2, chunk=2),
+        search=MetaGradConfig(members=2, chunk=2),
         curriculum=dataclasses.replace(PLR, score="regret"),
     )
-    search = GradientSearch(recipe)
+    search = search_for(recipe).search
     keys = jax.random.split(jax.random.key(0), (1, 2))
     task = jax.vmap(jax.vmap(search.setting.tasks))(keys)
     task = task.replace(learning_rate=jnp.float32([[40.0, np.inf]]))

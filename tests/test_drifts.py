@@ -10,6 +10,7 @@ import learned_objectives as lo
 pytestmark = pytest.mark.usefixtures("strict")
 
 
+@pytest.mark.slow
 def test_any_leaves_give_a_drift(drift):
     lo.verify_drift(drift, num_draws=200)
 

@@ -1,6 +1,5 @@
-"""An evaluation trains everybody alike, goes on where it stopped, and mixes nothing."""
+"""An evaluation trains all objectives alike, goes on where it stopped, and mixes nothing."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import references
-from discover.comparison import Comparison, Curve, Trial
-from discover.evaluate import evaluate
-from discover.store import locked
+from discover.evaluation import evaluate as ev  # the module
+from discover.evaluation.evaluate import evaluate
+from discover.results import references
+from discover.results.comparison import Comparison, Curve, Trial
+from discover.runs.store import locked
 
-ev = importlib.import_module("discover.evaluate")  # whose name the function of the public API has taken
 WORLD = "probe/action"
 SMALL = {"total_steps": 1024, "num_seeds": 3, "num_evals": 2}
 
@@ -111,10 +110,10 @@ def test_results_got_otherwise_are_not_mixed_in(first, counted, changes, sentenc
 
 def test_results_from_before_a_setting_existed_have_its_default(first, tmp_path, counted):
     report = json.loads((first[0] / "evaluation.json").read_text())
-    assert report["settings"]["setups"][WORLD]["agent"].pop("clip") == "together"
+    assert report["settings"]["setups"][WORLD]["agent"].pop("clip") == "joint"
     (tmp_path / "evaluation.json").write_text(json.dumps(report))
-    with pytest.raises(ValueError, match=r"agent.clip was together, and it is apart now"):
-        evaluate(["ppo"], [WORLD], out=tmp_path, agent=discover.AgentConfig(clip="apart"), **SMALL)
+    with pytest.raises(ValueError, match=r"agent.clip was joint, and it is separate now"):
+        evaluate(["ppo"], [WORLD], out=tmp_path, agent=discover.AgentConfig(clip="separate"), **SMALL)
     evaluate(["ppo"], [WORLD], out=tmp_path, **SMALL)
     assert not counted
 
@@ -189,8 +188,9 @@ def endless(tmp_path_factory):
         return out, evaluate(objectives, ["Acrobot-v1"], out=out, **sizes)
 
 
+@pytest.mark.slow
 def test_where_no_episode_ended_the_comparison_is_told_all_the_same(endless):
-    """A return that nobody has is neither a crash nor a number."""
+    """A return that no objective has is neither a crash nor a number."""
     out, comparison = endless
     assert "-inf" in comparison.table()
     report = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
@@ -225,6 +225,7 @@ def test_where_ppo_is_no_better_than_chance_there_is_no_score(monkeypatch):
         references.normalise("flat", np.zeros(2))
 
 
+@pytest.mark.slow
 def test_an_objective_that_does_not_fit_is_named_and_the_others_go_on(tmp_path):
     lpg = lo.LPG.create(jax.random.key(0), hidden=4, predictions=2, cell="gru")
     small = discover.AgentConfig(num_envs=2, num_steps=16, num_minibatches=1)

@@ -10,7 +10,7 @@ import scipy.stats
 from crash import LONG
 
 import learned_objectives as lo
-from discover.evolution import STRATEGIES, Evolution, EvolutionConfig, centred_rank, pairwise, z_score
+from discover.searches.evolution import STRATEGIES, Evolution, EvolutionConfig, centred_rank, pairwise, z_score
 
 TEMPLATE = lo.Mirror(drift=lo.DPO(jnp.float32(0.0), jnp.float32(0.0)))
 GOAL = lo.Mirror(drift=lo.DPO(jnp.float32(1.5), jnp.float32(-0.5)))
@@ -185,7 +185,7 @@ def test_a_generation_in_which_all_diverge_leaves_the_search_where_it_was(strate
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"sigma_decay": 1.5}, "sigma_decay must be in"),
         ({"chunk": 0}, "chunk must be at least 1"),
-        ({"shaping": "rank"}, "shaping must be one of"),
+        ({"shaping": "rank"}, "Unknown shaping"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(changes, sentence):

@@ -10,7 +10,7 @@ import pytest
 from gymnax.environments.minatar.freeway import MinFreeway
 
 import envs
-from envs.freeway import Freeway
+from envs.minatar.freeway import Freeway
 
 ACTIONS = (True, False)  # MinAtar's minimal ones, or all six
 THEIRS, OURS = ({minimal: env(minimal) for minimal in ACTIONS} for env in (MinFreeway, Freeway))
@@ -48,6 +48,7 @@ def played(env, seed):
     return jax.device_get(program(env)(params, *keys, actions, rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minimal", ACTIONS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_step_is_gymnax_own(seed, minimal):

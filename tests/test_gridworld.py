@@ -181,6 +181,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "actions"), FAMILIES)
 def test_steps_are_those_of_a_second_telling(name, actions):
     worlds, steps = 34, 50
@@ -506,7 +507,7 @@ def test_mazes_have_their_walls_and_draw_the_rest():
     assert (env.height, env.width, env.num_objects, env.observation) == (13, 13, 3, "index")
     batch = _sample("mazes", 2000)
     _assert_nothing_in_a_wall(batch)
-    assert not batch.shuffled.any()  # an index tells nothing of objects that change cells
+    assert not batch.shuffled.any()  # an index does not show objects that change cells
     assert batch.used.all()
     _is_uniform(batch.reward, 0, 1)
     _is_uniform(np.log10(batch.p_terminate), -2, 0)

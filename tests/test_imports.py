@@ -75,10 +75,69 @@ def test_the_leaves_know_neither_each_other_nor_discover(package, forbidden):
 @pytest.mark.parametrize("package", ["learned_objectives", "envs", "discover"])
 def test_brax_is_behind_one_door(package):
     importers = {str(f.relative_to(ROOT)) for f in sources(package) if "brax" in {*imports(f)}}
-    assert importers == ({"envs/brax.py"} if package == "envs" else set())
+    assert importers == ({"envs/suites/brax.py"} if package == "envs" else set())
 
 
 def test_no_package_imports_from_the_tests():
     for package in ("learned_objectives", "envs", "discover"):
         for file in sources(package):
             assert not {"tests", "conftest", "pytest"} & {*imports(file)}, file
+
+
+ROOMS = (  # of discover, from the top: each imports from those after it
+    ("__main__", "_api", "cli"),
+    ("commands",),
+    ("quickstart",),
+    ("evaluation",),
+    ("plots",),
+    ("runs",),
+    ("searches",),
+    ("agents",),
+    ("devices",),
+    ("results",),
+    ("plugins",),
+    ("names", "console", "flags", "formats", "settings", "config", "light", "progress"),
+)
+
+
+def modules():
+    """{dotted name: file} of the three packages."""
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in ("discover", "envs", "learned_objectives")
+        for file in sources(package)
+    }
+
+
+def imported_modules(known, file):
+    """Our own modules that a file imports anywhere: at its head, late, or for types alone."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        if isinstance(node, ast.ImportFrom) and node.module in known:
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in inner)
+
+
+def test_imports_form_no_circle():
+    """Packages themselves are left out where they only pass on the names of their modules."""
+    known = modules()
+    left = {name: set(imported_modules(known, file)) - {name, name.rpartition(".")[0]} for name, file in known.items()}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def test_imports_run_downward_between_rooms():
+    known = modules()
+    level = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
+    found = []
+    for name, file in known.items():
+        if name == "discover" or not name.startswith("discover."):
+            continue
+        here = level[name.split(".")[1]]
+        for other in imported_modules(known, file):
+            if other.startswith("discover.") and level[other.split(".")[1]] < here:
+                found.append(f"{name} imports {other}")
+    assert not found

@@ -12,11 +12,11 @@ import pytest
 import discover
 import envs
 import learned_objectives as lo
-from discover import parallel, team
-from discover.agent import Agent, AgentConfig
-from discover.learning import permutations
-from discover.plan import CPU
-from discover.train import as_arrays
+from discover.agents.agent import Agent, AgentConfig
+from discover.agents.learning import permutations
+from discover.agents.objectives import as_arrays
+from discover.devices import parallel, team
+from discover.devices.plan import CPU
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is nearly all the cost
 
@@ -55,7 +55,7 @@ def optax_params(agent, objective, state, progress, rollout, targets):
     scale = optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps) if c.optimizer == "adam" else optax.identity()
     one = optax.chain(optax.clip_by_global_norm(c.max_grad_norm), scale, optax.scale(-c.learning_rate))
     labels = {"actor": "actor", "critic": "critic"}
-    optimizer = one if c.clip == "together" else optax.multi_transform({"actor": one, "critic": one}, labels)
+    optimizer = one if c.clip == "joint" else optax.multi_transform({"actor": one, "critic": one}, labels)
 
     def loss(params):
         policy = agent.networks.actor(params, rollout.obs)
@@ -72,7 +72,7 @@ def optax_params(agent, objective, state, progress, rollout, targets):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("clip", ["together", "apart"])
+@pytest.mark.parametrize("clip", ["joint", "separate"])
 def test_gradient_steps_are_those_of_optax(clip, optimizer):
     objective = as_arrays(lo.Mirror(value_coef=0.01))
     config = dataclasses.replace(CONFIG, clip=clip, optimizer=optimizer)
@@ -100,17 +100,18 @@ def test_clipping_apart_is_something_else():
             *[(made := experience(dataclasses.replace(CONFIG, clip=clip, optimizer="sgd"), objective))[0], objective],
             *made[1:],
         )
-        for clip in ("together", "apart")
+        for clip in ("joint", "separate")
     )
     assert not np.allclose(*(jax.tree.leaves(p["actor"])[0] for p in (together, apart)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_too", [False, True])
 def test_networks_apart_on_several_devices_are_those_of_one(rows_too):
     """Whether devices share the environments, or each step all of them, and one of three has no network to train."""
     plan = dataclasses.replace(CPU, cache_bytes=0 if rows_too else CPU.cache_bytes)
     env, env_params = envs.make("CartPole-v1")
-    config = dataclasses.replace(CONFIG, clip="apart", num_minibatches=2, normalise_obs=True, normalise_reward=True)
+    config = dataclasses.replace(CONFIG, clip="separate", num_minibatches=2, normalise_obs=True, normalise_reward=True)
     objective = as_arrays(lo.Mirror())
     alone = Agent.fit(env, config, objective, plan)
     task = alone.task(env_params, config.steps_per_update * 2)
@@ -120,8 +121,8 @@ def test_networks_apart_on_several_devices_are_those_of_one(rows_too):
         return jax.lax.fori_loop(0, 2, lambda _, s: agent.update(objective, task, s)[0], agent.init(task, key))
 
     def lived(shards):
-        program = parallel.spread(life, chunk=1, team=shards)
-        return parallel.bare(program(jnp.zeros(shards), jax.random.split(jax.random.key(0), 1)))
+        program = parallel.sharded_map(life, chunk=1, team=shards)
+        return parallel.unwrap_keys(program(jnp.zeros(shards), jax.random.split(jax.random.key(0), 1)))
 
     assert alone.worth_sharing == rows_too
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
@@ -137,8 +138,8 @@ def test_tasks_are_divided_bit_for_bit():
     ]
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (team.AXIS,))
     spec = jax.sharding.PartitionSpec()
-    shared = jax.shard_map(lambda: team.divided(tasks, 4), mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
-    alone, together = team.divided(tasks, 1), jax.jit(shared)()
+    shared = jax.shard_map(lambda: team.run_split(tasks, 4), mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
+    alone, together = team.run_split(tasks, 1), jax.jit(shared)()
     assert jax.tree.structure(alone) == jax.tree.structure(together)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         assert a.dtype == b.dtype
@@ -147,17 +148,18 @@ def test_tasks_are_divided_bit_for_bit():
 
 def test_tasks_need_a_device_each():
     with pytest.raises(ValueError, match="3 tasks cannot be divided among 2 devices"):
-        team.divided([tuple, tuple, tuple], 2)
+        team.run_split([tuple, tuple, tuple], 2)
 
 
-@pytest.mark.parametrize("clip", ["together", "apart"])
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", ["joint", "separate"])
 def test_the_next_direction_is_that_of_optax(clip):
-    config = dataclasses.replace(CONFIG, clip=clip, max_grad_norm=1e-3)  # where Adam's epsilon tells
+    config = dataclasses.replace(CONFIG, clip=clip, max_grad_norm=1e-3)  # where Adam's epsilon matters
     agent, state, *_ = experience(config, as_arrays(lo.Mirror()))
     grads = jax.tree.map(lambda x: x + 0.1, state.params)
     one = optax.chain(optax.clip_by_global_norm(1e-3), optax.scale_by_adam(eps=agent.config.adam_eps))
     labels = {"actor": "actor", "critic": "critic"}
-    adam = one if clip == "together" else optax.multi_transform({"actor": one, "critic": one}, labels)
+    adam = one if clip == "joint" else optax.multi_transform({"actor": one, "critic": one}, labels)
     expected, _ = adam.update(grads, adam.init(state.params))
     found = agent.learner.direction(grads, state.opt_state, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
@@ -174,18 +176,19 @@ def test_a_loss_of_both_networks_at_once_cannot_be_clipped_apart():
     assert lo.Mirror().separable
     assert not Tied().separable
     with pytest.raises(ValueError, match=r"Tied has a loss of its own.*choose clip='together'"):
-        discover.train(Tied(), agent=dataclasses.replace(CONFIG, clip="apart"), total_steps=1000)
-    agent, state, *rest = experience(dataclasses.replace(CONFIG, clip="apart"), lo.Mirror())
+        discover.train(Tied(), agent=dataclasses.replace(CONFIG, clip="separate"), total_steps=1000)
+    agent, state, *rest = experience(dataclasses.replace(CONFIG, clip="separate"), lo.Mirror())
     with pytest.raises(ValueError, match="Tied has a loss of its own"):  # of an agent that was not fitted to it, too
         agent.learner.learn(Tied(), rest[0], state.params, state.opt_state, tuple(rest[1:]), 0.1, state.key)
 
 
+@pytest.mark.slow
 def test_a_single_life_clipped_apart_has_two_devices(monkeypatch):
-    teams, spread = [], parallel.spread
+    teams, spread = [], parallel.sharded_map
     monkeypatch.setattr(
-        parallel, "spread", lambda *args, **kwargs: teams.append(kwargs["team"]) or spread(*args, **kwargs)
+        parallel, "sharded_map", lambda *args, **kwargs: teams.append(kwargs["team"]) or spread(*args, **kwargs)
     )
-    kwargs = {"total_steps": 512, "num_evals": 1, "agent": dataclasses.replace(CONFIG, clip="apart")}
+    kwargs = {"total_steps": 512, "num_evals": 1, "agent": dataclasses.replace(CONFIG, clip="separate")}
     one, three = (discover.train("ppo", num_seeds=n, **kwargs) for n in (1, 3))
     assert teams == [2, 2, 1, 1]  # birth and life
     assert one.agent == three.agent  # to go on with, on one device

@@ -292,10 +292,24 @@ class Squared(lo.Drift):
         return self.weight * log_ratio**2
 
 
-def test_an_unregistered_drift_is_not_saved(path):
-    with pytest.raises(ValueError, match=r"cannot save a Squared: decorate its class with .*\.$"):
-        lo.save(lo.Mirror(Squared()), path)
+def local_drift():
+    """A class that no import finds."""
+
+    class Local(Squared):
+        pass
+
+    return Local
+
+
+def test_a_drift_that_no_import_finds_is_not_saved(path):
+    with pytest.raises(ValueError, match=r"cannot save a Local, because no import finds its class again"):
+        lo.save(lo.Mirror(local_drift()()), path)
     assert not path.exists()
+
+
+def test_a_drift_of_a_module_comes_back_without_registration(path, samples):
+    lo.save(lo.Mirror(Squared(0.3)), path)
+    np.testing.assert_array_equal(lo.load(path).drift(*samples), Squared(0.3)(*samples))
 
 
 def test_a_registered_drift_comes_back(path, registry, samples):
@@ -308,8 +322,9 @@ def test_a_registered_drift_comes_back(path, registry, samples):
 
 def test_the_reader_must_have_registered_it_too(path, monkeypatch):
     with monkeypatch.context() as writer:
-        writer.setattr(library, "_types", library._types | {"Squared": Squared})
-        lo.save(lo.Mirror(Squared()), path)
+        local = local_drift()
+        writer.setattr(library, "_types", library._types | {"Local": local})
+        lo.save(lo.Mirror(local()), path)
     refuse(path, "not registered here: import the code that defines it")
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import learned_objectives as lo
-from discover.agent import Agent, AgentConfig
-from discover.evaluate import evaluate
-from discover.setups import GRID, SHUFFLED_GRID, warn_if_far
-from discover.train import train
+from discover.agents.agent import Agent, AgentConfig
+from discover.agents.setups import GRID, SHUFFLED_GRID, warn_if_far
+from discover.evaluation.evaluate import evaluate
+from discover.evaluation.train import train
 from envs.gridworld import GridWorld, make_level
 from learned_objectives.recurrent import gru, lstm
 
@@ -448,6 +448,7 @@ def test_settings_far_from_those_of_its_family_are_warned_of(objective, config, 
     assert [bool(re.search(sentence or "", str(w.message))) for w in caught] == [True] * (sentence is not None)
 
 
+@pytest.mark.slow
 def test_training_with_an_lpg_in_unsuitable_agents_warns():
     small = AgentConfig(num_envs=2, num_steps=4, num_epochs=2, num_minibatches=1, hidden=(4,))
     sentence = "This LPG may not learn with these settings: it takes one gradient step"

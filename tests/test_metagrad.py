@@ -10,9 +10,9 @@ import pytest
 from gymnax.environments.spaces import Discrete
 
 import learned_objectives as lo
-from discover.agent import Agent, AgentConfig
-from discover.curriculum import Drawn
-from discover.metagrad import ESTIMATORS, MetaGrad, MetaGradConfig, Window
+from discover.agents.agent import Agent, AgentConfig
+from discover.searches.curriculum import AssignedTask
+from discover.searches.metagrad import ESTIMATORS, MetaGrad, MetaGradConfig, Window
 from envs.gridworld import GridWorld, make_level, policy_evaluation
 from envs.probes import Probe
 from learned_objectives.mirror import generalised_advantage, normalise
@@ -84,7 +84,7 @@ def born(meta, level, *, updates=10, rate=None, key=0):
     task = meta.agent.task(level, updates * meta.agent.config.steps_per_update)
     if rate is not None:
         task = task.replace(learning_rate=jnp.float32(rate))
-    drawn = Drawn(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
+    drawn = AssignedTask(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
     member = meta.birth(drawn, jax.random.key(key), jnp.int32(updates))
     rng = np.random.default_rng(key)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), member.state.params)
@@ -96,6 +96,7 @@ def wide(tree):
     return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "optimizer", "estimator"),
     [
@@ -145,6 +146,7 @@ def values_of_chance(gamma):
     return np.linalg.solve(a, b)
 
 
+@pytest.mark.slow
 def test_the_outer_critic_finds_the_values_of_the_policy():
     meta, objective = search("lstm"), OBJECTIVES["lstm"]()
     member = born(meta, ENV.level(), updates=1000, rate=0.0)
@@ -261,6 +263,7 @@ def finite(tree):
     return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_adam_has_seen_only_zeros():
     meta, objective = search("lstm", ADAM), OBJECTIVES["lstm"]()
     member = newborn(meta, ENV.level())
@@ -279,6 +282,7 @@ def test_gradients_are_finite_where_adam_has_seen_only_zeros():
     assert finite(gradient)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_all_advantages_are_equal():
     """In a world without reward, under a critic that says nothing: their deviation is zero, and has no derivative."""
     meta, objective = search("lpo", ADAM), OBJECTIVES["lpo"]()
@@ -361,7 +365,7 @@ def bandit(estimator, lives=1500, **config):
     )  # fmt: skip
     meta = MetaGrad(MetaGradConfig(estimator=estimator, window=1, **UNREGULARISED, **config), agent)
     task = agent.task(BANDIT.default_params, 128 * 10)
-    drawn = Drawn(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
+    drawn = AssignedTask(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
     objective = Preference(jnp.asarray(WEIGHT, jnp.float32))
 
     def live(key):
@@ -387,6 +391,7 @@ def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["debiased", "standard"])
 def test_policy_gradient_estimators_agree_with_the_exact_gradient(estimator):
     estimate, exact = bandit(estimator)
@@ -398,11 +403,13 @@ def test_policy_gradient_estimators_agree_with_the_exact_gradient(estimator):
     assert cosine(estimate.mean(0), exact.mean(0)) > 0.99
 
 
+@pytest.mark.slow
 def test_the_bootstrapped_estimator_climbs():
     estimate, exact = bandit("bootstrapped", lives=500, bootstrap_updates=3)
     assert cosine(estimate.mean(0), exact.mean(0)) > 0.5
 
 
+@pytest.mark.slow
 def test_the_bootstrapped_estimator_takes_agents_of_adam():
     meta, objective = search("lstm", ADAM, estimator="bootstrapped", bootstrap_updates=1), OBJECTIVES["lstm"]()
     _, gradient = window(meta)(objective, newborn(meta, ENV.level()))
@@ -410,6 +417,7 @@ def test_the_bootstrapped_estimator_takes_agents_of_adam():
     assert gradient.policy_head.any()
 
 
+@pytest.mark.slow
 def test_the_target_of_the_bootstrapped_estimator_is_a_step_of_the_agent():
     """Half-way through an annealed life, with a clipped gradient: by hand, in NumPy, for tables."""
     config = dataclasses.replace(CONFIG, anneal=True, max_grad_norm=0.05)
@@ -433,6 +441,7 @@ def test_the_target_of_the_bootstrapped_estimator_is_a_step_of_the_agent():
     np.testing.assert_allclose(found, (p * np.log(p / q)).sum(-1).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_highest_return_is_of_every_episode_of_a_life():
     """Also of those that a later one followed within the window, of each of its updates, and of levels known before."""
     meta, objective = search("dpo", estimator="debiased"), OBJECTIVES["dpo"]()
@@ -466,6 +475,7 @@ def test_the_highest_return_is_of_every_episode_of_a_life():
     assert hidden
 
 
+@pytest.mark.slow
 def test_the_outer_critic_reaches_values_far_from_zero():
     """A uniform policy in a world whose values are near 3: within 15 % of the exact ones, and without bias, after 25 rollouts."""
     config = dataclasses.replace(CONFIG, num_envs=64, num_steps=20)

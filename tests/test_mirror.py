@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import discover
 import learned_objectives as lo
 from learned_objectives.mirror import MirrorTargets
 
@@ -250,3 +251,8 @@ def test_a_new_objective_needs_the_base_class_alone():
     outputs = lo.Outputs(rollout.log_prob, rollout.reward, critic)
     slope = jax.grad(lambda c: objective.loss(outputs._replace(critic=c), rollout, targets, BIRTH)[0])(critic)
     np.testing.assert_allclose(slope, (critic - 0.5 * next_critic) / 12, rtol=1e-5, atol=1e-7)
+
+
+def test_training_with_a_drift_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"^the drift of a Mirror must be a learned_objectives\.Drift"):
+        discover.train(lo.Mirror(drift=lambda *_: 0.0), env="CartPole-v1", total_steps=1024, num_seeds=1)

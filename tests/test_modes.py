@@ -14,8 +14,10 @@ import pytest
 import discover
 import envs
 import learned_objectives as lo
-from discover.agent import Agent
-from discover.modes import PLAIN, plain_jax
+from discover.agents.agent import Agent
+from discover.devices.modes import PLAIN, plain_jax
+
+pytestmark = pytest.mark.slow
 
 MODES = {
     "x64": lambda: jax.enable_x64(True),

@@ -13,11 +13,13 @@ from flax import struct
 
 import envs
 from discover import AgentConfig, EvolutionConfig, Recipe, recipes
-from discover import curriculum as cu
-from discover.evolution_search import EvolutionSearch
-from discover.gradient_search import GradientSearch
-from discover.rolling_search import RollingSearch
+from discover.searches import curriculum as cu
+from discover.searches.families import LPOConfig
+from discover.searches.registry import search_for
+from discover.searches.rolling_search import RollingConfig
 from envs import probes
+
+pytestmark = pytest.mark.slow
 
 ILLS = ("reward NaN", "reward inf", "reward -inf", "observation NaN", "observation -inf", "value inf")
 HUGE = len(ILLS) + 1  # no ill: rewards not far from the largest number there is
@@ -69,11 +71,11 @@ def known():
 
 # Two pairs, each on a level of its own: in a generation none of them, one or both have an ill.
 SMALL = Recipe(
-    width=4,
+    objective=LPOConfig(width=4),
     envs=("Sick",),
     total_steps=4 * 32,
     agent=AgentConfig(num_envs=2, num_steps=16, num_minibatches=1, num_epochs=2, hidden=(8,), activation="relu"),
-    evolution=EvolutionConfig(population=4, shared_keys="pair", sigma=0.1, chunk=1),
+    search=EvolutionConfig(population=4, shared_keys="pair", sigma=0.1, chunk=1),
 )
 GENERATIONS = 32
 
@@ -94,7 +96,7 @@ def is_finite(tree):
 
 @pytest.fixture(scope="module")
 def search():
-    return EvolutionSearch(SMALL)
+    return search_for(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +104,10 @@ def generations(search):
     """(ills of the pairs, fitness f32[2, 2], state before, state after, what is logged), a row for each."""
     rows, state = [], search.init()
     for index in range(GENERATIONS):
-        keys = jax.random.split(jax.random.fold_in(search._key("life", index), 0), (2, 1))
-        population, _ = search._ask(search._key("ask", index), state.search, state.generation)
-        fitness, _ = search.fitness(index, population)
+        problem, strategy = search.problem, search.search
+        keys = jax.random.split(jax.random.fold_in(problem.key("life", index), 0), (2, 1))
+        population, _ = strategy._ask(problem.key("ask", index), state.search, state.generation)
+        fitness = problem.fitness(population, problem.key("life", index), shared_keys="group")
         before, (state, seen) = state, search.generation(state)
         rows.append((ills_of(search, keys), np.asarray(fitness)[..., 0], before, state, seen))
     return rows
@@ -145,8 +148,9 @@ def test_the_mean_stays_finite_and_moves_unless_all_diverged(generations):
 @pytest.mark.parametrize("shaping", ["z_score", "pairwise"])
 def test_with_every_shaping_the_mean_stays_finite(search, generations, shaping):
     other = copy.copy(search)
-    other.__dict__.pop("_tell", None)
-    other.recipe = dataclasses.replace(SMALL, evolution=dataclasses.replace(SMALL.evolution, shaping=shaping))
+    other.search = copy.copy(search.search)
+    other.search.__dict__.pop("_tell", None)
+    other.search.config = dataclasses.replace(SMALL.search, shaping=shaping)
     state = other.init()
     for _ in range(GENERATIONS):
         state, _ = other.generation(state)
@@ -154,11 +158,11 @@ def test_with_every_shaping_the_mean_stays_finite(search, generations, shaping):
 
 
 def test_rolling_lives_leave_the_mean_finite_and_their_share_in_the_log():
-    evolution = dataclasses.replace(SMALL.evolution, window=2, shaping="pairwise")
-    search = RollingSearch(dataclasses.replace(SMALL, evolution=evolution))
+    rolling = RollingConfig(**(vars(SMALL.search) | {"window": 2, "shaping": "pairwise"}))
+    search = search_for(dataclasses.replace(SMALL, search=rolling))
     state, shares = search.init(), []
     for index in range(12):
-        ills = ills_of(search, search._life_keys(0, search.began(index)))
+        ills = ills_of(search, search.search._life_keys(0, search.search.began(index)))
         before, (state, seen) = state, search.generation(state)
         shares.append(seen["diverged"])
         assert shares[-1] == is_ill(ills).mean()
@@ -168,11 +172,12 @@ def test_rolling_lives_leave_the_mean_finite_and_their_share_in_the_log():
 
 
 def test_a_gradient_step_leaves_out_the_groups_that_diverged():
-    """Groups of two members: sums of 4 in each element are means of 2, whoever else there is; none at all is no step."""
+    """Groups of two members: sums of 4 in each element are means of 2, whatever the other groups are; none at all is no step."""
     small = recipes.get("lpg_small")
-    metagrad = dataclasses.replace(small.metagrad, members=4, chunk=2)
-    search = GradientSearch(dataclasses.replace(small, lpg=dataclasses.replace(small.lpg, hidden=2), metagrad=metagrad))
-    objective = jax.tree.map(jnp.asarray, search.template)
+    metagrad = dataclasses.replace(small.search, members=4, chunk=2)
+    tiny = dataclasses.replace(small.objective, hidden=2)
+    search = search_for(dataclasses.replace(small, objective=tiny, search=metagrad)).search
+    objective = jax.tree.map(jnp.asarray, search.problem.template)
     opt_state, size = search.optimizer.init(objective), sum(x.size for x in jax.tree.leaves(objective))
 
     def stepped(*groups):
@@ -184,16 +189,16 @@ def test_a_gradient_step_leaves_out_the_groups_that_diverged():
         first = first.at[spot].set(jnp.array(groups))
         return search._apply(jax.tree.unflatten(jax.tree.structure(grads), [first, *others]), objective, opt_state)
 
-    expected, _, norm, left_out = stepped(4.0, 4.0)
-    assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.0)
+    expected, _, norm, dropped = stepped(4.0, 4.0)
+    assert (float(norm), float(dropped)) == (pytest.approx(2 * size**0.5), 0.0)
     for ill in (np.nan, np.inf, -np.inf, 1e20):  # the last is too large to square
-        after, _, norm, left_out = stepped(4.0, ill)
+        after, _, norm, dropped = stepped(4.0, ill)
         jax.tree.map(np.testing.assert_array_equal, after, expected)
-        assert (float(norm), float(left_out)) == (pytest.approx(2 * size**0.5), 0.5)
-        after, kept, norm, left_out = stepped(ill, np.nan)
+        assert (float(norm), float(dropped)) == (pytest.approx(2 * size**0.5), 0.5)
+        after, kept, norm, dropped = stepped(ill, np.nan)
         jax.tree.map(np.testing.assert_array_equal, (after, kept), (objective, opt_state))
         assert np.isnan(norm)
-        assert left_out == 1.0
+        assert dropped == 1.0
 
 
 @pytest.mark.skipif(not crash.LONG, reason="compiles for 20 s")
@@ -204,16 +209,16 @@ def test_members_of_a_gradient_search_leave_the_objective_finite():
         envs=SMALL.envs,
         total_steps=SMALL.total_steps,
         agent=SMALL.agent,
-        lpg=dataclasses.replace(small.lpg, hidden=4, predictions=4),
-        metagrad=dataclasses.replace(small.metagrad, members=2, window=1, chunk=1),
+        objective=dataclasses.replace(small.objective, hidden=4, predictions=4),
+        search=dataclasses.replace(small.search, members=2, window=1, chunk=1),
     )
-    search = GradientSearch(recipe)
+    search = search_for(recipe)
     state, shares = search.init(), []
     for _ in range(24):
         levels = np.asarray(jax.device_get(state.search.members.drawn.task.env_params.ill)).ravel()
         before, (state, seen) = state, search.generation(state)
         shares.append(seen["meta"]["diverged"])
-        assert (seen["meta"]["left_out"] == 1.0) == (seen["meta"]["gradient_norm"] is None)
+        assert (seen["meta"]["dropped_fraction"] == 1.0) == (seen["meta"]["gradient_norm"] is None)
         assert shares[-1] == (levels > 0).sum()  # huge rewards too: the outer critic squares them
         assert is_finite(state.search.objective)
         assert is_finite(state.search.opt_state)

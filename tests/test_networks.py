@@ -6,19 +6,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import envs
 import learned_objectives as lo
-from discover.agent import Agent, AgentConfig
-from discover.distributions import Categorical
-from discover.learning import minibatches
-from discover.networks import bfloat16_product, product
+from discover.agents.agent import Agent, AgentConfig
+from discover.agents.distributions import Categorical
+from discover.agents.learning import minibatches
+from discover.agents.networks import bfloat16_product, product, relu
 
 
 def plain(x, matrix):
     return x @ matrix
 
 
+@pytest.mark.slow
 def test_product_has_the_gradients_of_a_product():
     rng = np.random.default_rng(0)
     x, matrix, weight = (jnp.float32(rng.normal(size=s)) for s in ((3, 5, 4), (4, 6), (3, 5, 6)))
@@ -59,6 +61,7 @@ def test_bfloat16_products_round_their_factors_and_sum_in_float32():
     np.testing.assert_allclose(found[1], a.T @ w, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_agent_of_bfloat16_products_learns():
     env, params = envs.make("CartPole-v1")
     config = AgentConfig(num_envs=4, num_steps=32, hidden=(8,))
@@ -78,3 +81,11 @@ def test_minibatches_of_vectors_are_those_of_images():
     plain, flat = (minibatches(tree, flat) for flat in (False, True))
     for wanted in (index, None):
         jax.tree.map(np.testing.assert_array_equal, plain(wanted), flat(wanted))
+
+
+def test_a_relu_and_its_derivative_are_those_of_jax():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(relu(x), jax.nn.relu(x))
+    np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x), jax.vmap(jax.grad(jax.nn.relu))(x))
+    second = jax.vmap(jax.grad(lambda y: jax.grad(lambda z: relu(z) ** 2)(y)))(x[:5])
+    assert second.tolist() == [0, 0, 0, 2, 2]

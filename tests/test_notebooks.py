@@ -1,4 +1,4 @@
-"""Notebooks are what their sources say, ran without error, and are fit to be read by anybody. Nothing is executed here."""
+"""Notebooks are what their sources say, ran without error, and name no private machine. Nothing is executed here."""
 
 import ast
 import re

@@ -9,11 +9,11 @@ from matplotlib.patches import Circle
 import envs
 import learned_objectives as lo
 from discover import plots
-from discover.agent import Agent
-from discover.comparison import Comparison, Curve, Trial
-from discover.curriculum import CurriculumConfig, Tasks, empty
-from discover.insight import insights
-from discover.setups import GRID
+from discover.agents.agent import Agent
+from discover.agents.insight import insights
+from discover.agents.setups import GRID
+from discover.results.comparison import Comparison, Curve, Trial
+from discover.searches.curriculum import CurriculumConfig, Tasks, empty
 
 ENV, _ = envs.make("gridworld/dense")
 
@@ -60,6 +60,7 @@ def test_each_kind_of_objective_is_looked_into():
     assert list(plots.look_inside(lo.LPG.groove(jax.random.key(0), hidden=4))) == ["credit.png"]
 
 
+@pytest.mark.slow
 def test_targets_stand_beside_the_truth():
     env, level = envs.make("gridworld/small")[0], envs.levels.sample(jax.random.key(1), "small")
     found = insights(lo.load("lpg"), env, level, num_updates=20, fractions=(1.0, 0.0, 0.01))
@@ -77,6 +78,7 @@ def test_targets_stand_beside_the_truth():
         insights(lo.load("lpg"), env, level, fractions=(2.0,))
 
 
+@pytest.mark.slow
 def test_favourites_are_what_is_replayed_most():
     config = CurriculumConfig(kind="plr", size=4, staleness=0.0)
     agent = Agent.fit(ENV, GRID.agent, lo.load("lpg"))

@@ -11,8 +11,10 @@ import discover
 import learned_objectives as lo
 from benchmarks import replication
 from benchmarks.ratios import is_cut, watch
-from discover.comparison import Trial
-from discover.setups import usual_setup
+from discover.agents.setups import usual_setup
+from discover.results.comparison import Trial
+
+pytestmark = pytest.mark.slow
 
 
 def test_watched_lives_are_those_of_train():

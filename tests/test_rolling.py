@@ -1,6 +1,5 @@
 """Lives that roll on from one generation to the next: who is born when, what perturbs them, and that a run resumes."""
 
-import copy
 from unittest import mock
 
 import jax
@@ -9,26 +8,29 @@ import numpy as np
 import pytest
 
 import discover
-from discover import AgentConfig, EvolutionConfig, Recipe
-from discover.rolling_search import RollingSearch
-from discover.run import last_state
-from discover.searches import SEARCHES
+from discover import AgentConfig, LPOConfig, Recipe, RollingConfig
+from discover.runs.loop import last_state
+from discover.searches import registry
+from discover.searches.outer_loop import OuterLoop
+from discover.searches.problem import Problem
 
-EVOLUTION = EvolutionConfig(population=8, window=2, shaping="pairwise", sigma=0.1, chunk=2)
+pytestmark = pytest.mark.slow
+
+EVOLUTION = RollingConfig(population=8, window=2, shaping="pairwise", sigma=0.1, chunk=2)
 ROLLING = Recipe(
-    width=4,
+    objective=LPOConfig(width=4),
     total_steps=8 * 32,  # eight updates: four windows
     generations=6,
     evaluate_every=3,
     evaluation_seeds=2,
     checkpoint_every=1,
     agent=AgentConfig(num_envs=2, num_steps=16, num_minibatches=2, num_epochs=2, hidden=(8,)),
-    evolution=EVOLUTION,
+    search=EVOLUTION,
 )
 
 
 PROGRAMS = (
-    *("_lengths", "_held_out_lengths", "_evaluations", "_keep_best", "_tell"),
+    *("lengths", "_held_out_lengths", "_evaluations", "_keep_best", "_tell"),
     *("_births", "_windows", "_renewed", "_perturbed"),
 )
 
@@ -36,26 +38,35 @@ PROGRAMS = (
 @pytest.fixture(scope="module")
 def search():
     """Its programs are compiled once for all tests, as how long a run is does not enter them."""
-    search = RollingSearch(ROLLING)
+    loop = registry.search_for(ROLLING)
     for name in PROGRAMS:
-        getattr(search, name)
-    return search
+        for part in (loop, loop.problem, loop.search):
+            getattr(part, name, None)
+    return loop.search
 
 
 @pytest.fixture(scope="module")
 def meta_train(search):
-    def sharing_programs(recipe, template=None, devices=None):
-        shared = copy.copy(search)
-        shared.recipe = recipe
-        return shared
+    def sharing_programs(problem):
+        loop = OuterLoop(problem)
+        for part, shared in ((loop.problem, search.problem), (loop.search, search)):
+            for name in PROGRAMS:
+                if name in vars(shared):
+                    vars(part)[name] = vars(shared)[name]
+        return loop
 
-    with mock.patch.dict(SEARCHES, rolling=sharing_programs):
+    with mock.patch.object(registry, "OuterLoop", sharing_programs):
         yield lambda recipe, out: discover.meta_train(recipe, out, quiet=True)
 
 
 @pytest.fixture(scope="module")
 def whole(meta_train, tmp_path_factory):
     return meta_train(ROLLING, tmp_path_factory.mktemp("whole"))
+
+
+def rolling(**changes):
+    recipe = discover.recipes.replace(ROLLING, search=discover.recipes.replace(EVOLUTION, **changes))
+    return OuterLoop(Problem(recipe)).search
 
 
 def test_pairs_begin_their_lives_one_after_another(search):
@@ -70,7 +81,7 @@ def test_pairs_begin_their_lives_one_after_another(search):
 
 
 def test_the_last_window_of_a_life_may_be_short():
-    search = RollingSearch(discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, window=3)))
+    search = rolling(window=3)
     assert search.windows == 3  # of 3, 3 and 2 updates
     assert search.began(3).tolist() == [3, 3, 2, 1]
     assert search.taken(3) == 2 * (3 + 3 + 3 + 2)
@@ -99,7 +110,7 @@ def test_lives_go_on_and_begin_anew(whole):
     search, state = last_state(whole.out)
     (lives,) = state.search.lives
     age = np.asarray(lives.num_updates)[..., 0]
-    expected = 2 * (6 - search.began(5))  # two updates a generation since it began
+    expected = 2 * (6 - search.search.began(5))  # two updates a generation since it began
     np.testing.assert_array_equal(age, np.stack([expected] * 2, axis=1))
     assert int(state.updates) == 6 * 8 * 2 + 3 * 2 * 8  # windows, and three evaluations of two whole lives
 
@@ -117,18 +128,16 @@ def test_stopped_and_resumed_it_comes_to_the_same(meta_train, whole, tmp_path):
     ("changes", "sentence"),
     [
         ({"population": 6}, "chunk must divide the 3 pairs, and is 2"),
-        ({"strategy": "SNES"}, "window is for strategy Open_ES, and strategy is SNES"),
+        ({"strategy": "SNES"}, "rolling evolution has strategy Open_ES, and strategy is SNES"),
     ],
 )
 def test_what_cannot_roll_is_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        RollingSearch(discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, **changes)))
+        rolling(**changes)
 
 
 def test_late_windows_count_for_more():
-    search = RollingSearch(
-        discover.recipes.replace(ROLLING, evolution=discover.recipes.replace(EVOLUTION, window=2, lateness=1.0))
-    )
+    search = rolling(window=2, late_window_weight=1.0)
     assert search.windows == 4
     # At generation 5 lives are at their windows 2, 3, 4 and 1 of 4, whose weights 1 2 3 4 are divided by 2.5.
     assert search.began(5).tolist() == [4, 3, 2, 5]
@@ -137,8 +146,7 @@ def test_late_windows_count_for_more():
 
 def test_a_decaying_sigma_favours_no_window():
     """A pair lives all its windows at the sigma of its birth, by which the gradient divides its part."""
-    evolution = discover.recipes.replace(EVOLUTION, sigma_decay=0.5, shaping="z_score")
-    search = RollingSearch(discover.recipes.replace(ROLLING, evolution=evolution))
+    search = rolling(sigma_decay=0.5, shaping="z_score")
     strategy = search.evolution.init(jax.random.key(0))
     generation, began = 5, search.began(5)
     assert began.tolist() == [4, 3, 2, 5]

@@ -1,5 +1,6 @@
 """What follows an episode's end is a fresh start of its own, whenever that is drawn."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import discover
 import envs
-from discover.plan import CPU
-from discover.rollout import at_once, restarts
+import learned_objectives as lo
+from discover.agents.agent import Agent
+from discover.agents.rollout import at_once, auto_reset
+from discover.devices.plan import CPU
 
 T, B = 6, 3
 DONE = np.random.default_rng(0).random((T, B)) < 0.4
@@ -22,10 +26,10 @@ def same(a, b):
 
 
 def followed(env, params, keys, *, at_once):
-    """(observations, states) [T, B] that follow each of T steps, all of which came to the same place."""
+    """(observations, states) [T, B] that follow each of T steps, all of which end in the same place."""
     reset = jax.vmap(env.reset_env, in_axes=(0, None))
     now = reset(jax.random.split(jax.random.key(9), B), params)
-    restart = restarts(env, params, keys, at_once=at_once)
+    restart = auto_reset(env, params, keys, at_once=at_once)
     return jax.lax.map(lambda x: restart(*x, now), (jnp.arange(T), DONE))
 
 
@@ -72,7 +76,7 @@ class Kinds:
 @pytest.mark.parametrize("early", [True, False])
 def test_starts_may_have_types_of_their_own(early):
     keys = jax.random.split(jax.random.key(3), (1, B))
-    restart = jit(restarts(Kinds(), None, keys, at_once=early))
+    restart = jit(auto_reset(Kinds(), None, keys, at_once=early))
     now = jnp.ones((B, 2), jnp.int32), jnp.full(B, 7)
     for done in (np.zeros(B, bool), np.arange(B) == 1):
         obs, state = restart(jnp.int32(0), done, now)
@@ -82,7 +86,42 @@ def test_starts_may_have_types_of_their_own(early):
 
 
 def test_large_observations_wait_for_their_step():
-    """400 numbers, as in Breakout; but not where a reset is dear, and made once a rollout."""
+    """400 numbers, as in Breakout; but not where a reset is expensive, and made once a rollout."""
     assert not at_once(CPU, 400, num_starts=128, num_steps=128)
     assert at_once(CPU, 4, num_starts=128, num_steps=128)
     assert at_once(CPU, 400, num_starts=1, num_steps=128)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Breakout-MinAtar", "Asterix-MinAtar"])
+def test_binary_observations_kept_as_booleans_change_nothing(name):
+    """The networks get the same numbers: environments, rewards and, but for rounding, parameters are equal, wherever last
+    observations are valued."""
+    env, params = envs.make(name)
+    config = discover.AgentConfig(num_envs=4, num_steps=64, num_minibatches=2, hidden=(16,))
+    objective, found = lo.load("ppo"), []
+    for changes in ({}, {"binary_obs": True}, {"binary_obs": True, "eager_starts": None, "late_values": None}):
+        agent = Agent.fit(env, config, objective, dataclasses.replace(CPU, **changes))
+        task = agent.task(params.replace(max_steps_in_episode=np.int32(20)), 512)
+        state, _ = jit(partial(agent.train, num_updates=2))(objective, task, jax.random.key(0))
+        found.append(state.replace(key=jax.random.key_data(state.key)))
+    assert found[0].env.obs.dtype == jnp.float32
+    for other in found[1:]:
+        same(found[0].env, other.env)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), found[0].params, other.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in envs.available() if n.endswith("-MinAtar")])
+def test_observations_that_are_said_to_be_binary_are(name):
+    env, params = envs.make(name)
+    assert env.binary_obs
+    _, state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(jax.random.key(0), 8), params)
+
+    def step(state, key):
+        action = jax.random.randint(key, (8,), 0, env.num_actions)
+        obs, state, *_ = jax.vmap(env.step, in_axes=(0, 0, 0, None))(jax.random.split(key, 8), state, action, params)
+        return state, obs
+
+    seen = jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(1), 300))[1])(state)
+    assert set(np.unique(seen)) == {0.0, 1.0}

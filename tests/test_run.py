@@ -1,7 +1,6 @@
-"""A run survives what happens to it, and comes to the same file on any number of devices."""
+"""A run survives interruptions, and gives the same file on any number of devices."""
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import json
@@ -11,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -24,13 +22,17 @@ import pytest
 
 import discover
 import learned_objectives as lo
-from discover import cli, evolution_search, metrics, parallel, recipes, run
-from discover import record as record_module
-from discover.evolution_search import EvolutionSearch
+from discover import cli, recipes
+from discover.devices import parallel
 from discover.plots import draw_run
-from discover.record import depends_on
-from discover.run import _resuming, gains, last_state, outcome
-from discover.store import RunError, Store, _check_recipe, open_run
+from discover.runs import loop as run
+from discover.runs import metrics
+from discover.runs import record as record_module
+from discover.runs.loop import _resuming, gains, last_state, outcome
+from discover.runs.record import depends_on
+from discover.runs.store import RunError, Store, _check_recipe, open_run
+from discover.searches import problem
+from discover.searches.registry import search_for
 
 MOMENTS = random.Random(0)
 KILLS = (
@@ -47,7 +49,7 @@ class Stopped(NamedTuple):
     status: int
     said: str | None
     generations: list[int]  # of the checkpoints
-    meanwhile: str  # what a second process was told before
+    refusal: str  # the error of a second process before that
 
 
 def stop(out, number, generation):
@@ -88,7 +90,7 @@ def stop_twice(out):
 
 @pytest.fixture(scope="module")
 def children(tmp_path_factory):
-    """Runs in processes of their own, two at a time: name -> (directory, what became of it), once it ended.
+    """Runs in processes of their own, begun when a test first asks: name -> (directory, what became of it), once it ended.
 
     On four devices, on two and on one: what they come to must not depend on it.
     """
@@ -100,10 +102,7 @@ def children(tmp_path_factory):
         "stopped": stop_twice,
         "rolling, killed": kill_rolling,
     }
-    pool = ThreadPoolExecutor(2)
-    started = {name: pool.submit(job, root / name) for name, job in jobs.items()}
-    yield lambda name: (root / name, started[name].result())
-    pool.shutdown(cancel_futures=True)
+    return functools.cache(lambda name: (root / name, jobs[name](root / name)))
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +137,13 @@ def test_killed_and_resumed_it_leaves_no_halves(children):
     assert not list(out.glob("*.partial*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_it_with_its_exit_status(children, number):
     assert children("stopped")[1][number].status == 128 + number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_it_after_a_checkpoint(children, number):
     stopped = children("stopped")[1][number]
@@ -153,10 +154,12 @@ def test_a_signal_stops_it_after_a_checkpoint(children, number):
     assert stopped.said is None or stopped.said.splitlines()[-1] == last  # of a terminal that is gone, nothing
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_on_one_device_it_exports_the_same_bytes(children, calm):
     assert crash.exported(children("stopped")[0]) == crash.exported(calm)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_logs_the_same_rows(children, calm):
     assert crash.logged(children("stopped")[0]) == crash.logged(calm)
 
@@ -166,12 +169,14 @@ def rolling():
     return crash.first(of="groove_small")  # on four devices
 
 
+@pytest.mark.slow
 def test_lives_roll_on_and_levels_are_replayed(rolling):
     rows = rolling.result.rows
     assert sum(row["meta"]["ended"] for row in rows[1:]) > 8  # more than one life in each of eight places
     assert len({row["mean_norm"] for row in rows}) == 17
 
 
+@pytest.mark.slow
 def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children, rolling):
     out, died = children("rolling, killed")
     assert died == [True] * 2
@@ -179,6 +184,7 @@ def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(c
     assert crash.logged(out) == crash.logged(rolling.result.out)
 
 
+@pytest.mark.slow
 def test_a_look_at_a_run_sees_its_curriculum(rolling):
     search, state = last_state(rolling.result.out)
     assert int(state.generation) == 16
@@ -193,13 +199,15 @@ def test_there_is_nothing_to_see_where_nothing_ran(tmp_path):
         last_state(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_by_gradient_compiles_nothing_once_lives_have_ended(rolling):
     assert len({rolling.compilations[generation] for generation in range(8, 17)}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_another_process_is_refused_while_it_goes_on(children, number):
-    assert "Another process is running in" in children("stopped")[1][number].meanwhile
+    assert "Another process is running in" in children("stopped")[1][number].refusal
 
 
 @pytest.fixture(scope="module")
@@ -234,13 +242,14 @@ def test_generations_may_grow(first, tmp_path):
     assert crash.exported(tmp_path / "run") == crash.exported(first.result.out)
 
 
+@pytest.mark.slow
 def test_what_a_search_started_from_stays_with_it(tmp_path):
     found, run = tmp_path / "found.safetensors", tmp_path / "run"
     drift = lo.LPO.create(jax.random.key(0), width=32, epsilon=0.3)
     lo.save(drift, found)
-    crash.search(run, generations=1, start=found)
+    crash.search(run, generations=1, **{"objective.start": found})
     lo.save(drift.replace(epsilon=0.1), found)
-    result = crash.search(run, generations=2, start=found)
+    result = crash.search(run, generations=2, **{"objective.start": found})
     assert result.objective.drift.epsilon == 0.3
     found.unlink()
     assert last_state(run)[0].template.drift.epsilon == 0.3
@@ -323,6 +332,7 @@ def flipped(path, chance):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "times"), [(gone, 1), (cut, 3), (flipped, 12)])
 def test_one_damaged_file_of_a_checkpoint_is_noticed_or_harmless(saved, tmp_path, capsys, how, times):
     whole, state = saved
@@ -441,6 +451,7 @@ def test_wherever_the_disk_is_full_nothing_is_harmed(first, small_disk, capsys):
     assert len(said) > 1, said
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_space(first, small_disk):
     disk, enlarge = small_disk
     with crash.start(disk / "run") as process:
@@ -461,9 +472,9 @@ def snapshot(directory):
     ("changes", "named"),
     [
         ({"seed": 6}, "its seed is 5, and this one's is 6"),
-        ({"width": 8, "seed": 6}, "its width is 4, and this one's is 8"),
+        ({"objective.width": 8, "seed": 6}, "its objective.width is 4, and this one's is 8"),
         ({"agent.num_steps": 64}, "its agent.num_steps is 32, and this one's is 64"),
-        ({"evolution.sigma": 0.2}, "its evolution.sigma is 1.0, and this one's is 0.2"),
+        ({"search.sigma": 0.2}, "its search.sigma is 1.0, and this one's is 0.2"),
     ],
 )
 def test_the_run_of_another_recipe_is_refused_and_untouched(first, changes, named):
@@ -476,15 +487,15 @@ def test_the_run_of_another_recipe_is_refused_and_untouched(first, changes, name
 
 def test_a_recipe_from_before_a_setting_existed_has_its_default(tmp_path):
     recipe, path = recipes.get("quickstart"), tmp_path / "recipe.json"
-    old = dataclasses.asdict(recipe)
-    assert old["agent"].pop("clip") == "together"
-    del old["metagrad"]
+    old = recipe.as_dict()
+    assert old["agent"].pop("clip") == "joint"
+    del old["curriculum"]
     path.write_text(json.dumps(old))
-    apart = dataclasses.replace(recipe, agent=dataclasses.replace(recipe.agent, clip="apart"))
-    with pytest.raises(RunError, match=r"its agent.clip is 'together', and this one's is 'apart'"):
+    apart = dataclasses.replace(recipe, agent=dataclasses.replace(recipe.agent, clip="separate"))
+    with pytest.raises(RunError, match=r"its agent.clip is 'joint', and this one's is 'separate'"):
         _check_recipe(path, apart)
     _check_recipe(path, recipe)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(dataclasses.asdict(recipe)))
+    assert json.loads(path.read_text()) == json.loads(json.dumps(recipe.as_dict()))
 
 
 def test_a_directory_that_holds_something_else_is_refused_and_untouched(tmp_path):
@@ -515,7 +526,7 @@ def half_diverge(setting, objective, task, key):
 
 @pytest.fixture
 def half_diverged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evolution_search, "life_fitness", half_diverge)
+    monkeypatch.setattr(problem, "life_fitness", half_diverge)
     result = run.meta_train(crash.recipe(generations=1), tmp_path / "run")
     return result, capsys.readouterr().out
 
@@ -537,9 +548,8 @@ def test_the_share_that_diverged_is_logged_and_shown(half_diverged):
 
 
 def test_a_generation_that_diverges_as_a_whole_leaves_the_search_where_it_was(first):
-    training = crash.sharing_programs(crash.recipe())
-    training = copy.copy(training)
-    training._lives = [lambda *_: jnp.full((2, 2), jnp.nan)]
+    training = crash.sharing_programs(problem.Problem(crash.recipe()))
+    training.problem.lives = [lambda *_: jnp.full((2, 2), jnp.nan)]
     before = training.init()
     after, seen = training.generation(before)
     assert seen["diverged"] == 1.0
@@ -554,7 +564,7 @@ def record(first):
 
 
 def test_the_record_holds_the_recipe(record):
-    assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(crash.recipe())))
+    assert record["recipe"] == json.loads(json.dumps(crash.recipe().as_dict()))
     assert record["seed"] == 5
 
 
@@ -573,7 +583,7 @@ def test_the_record_holds_whose_mean_it_is(record, first):
 def test_no_environment_outweighs_another_in_the_choice_of_the_best():
     # Of two games the start had learned 10 in the one, and hardly anything in the other. Later means: a fifth more in the
     # one; half less there and six times as much in the other; all but nothing there and two hundred times as much.
-    search = EvolutionSearch(dataclasses.replace(crash.recipe(), envs=("probe/action", "probe/observation_action")))
+    search = search_for(dataclasses.replace(crash.recipe(), envs=("probe/action", "probe/observation_action")))
     state, scores = search.init(), []
     for generation, lives in enumerate(([10, 1], [12, 1], [5, 6], [0.5, 200])):
         state = state.replace(generation=jnp.int32(generation))
@@ -591,22 +601,22 @@ def test_environment_steps_count_every_life(first, generation, lives):
 def test_environment_steps_are_those_that_were_taken():
     # A life of 1100 steps holds 8 rollouts of 4 x 32. Two lives for each of 4 candidates, in each of two environments.
     c = crash.recipe(total_steps=1100, generations=3)
-    evolution = dataclasses.replace(c.evolution, lives=2)
-    c = dataclasses.replace(c, envs=("probe/observation_action", "probe/action"), evolution=evolution)
-    training = EvolutionSearch(c)
-    training._lives = [lambda *_: jnp.zeros((2, 2))] * 2
+    evolution = dataclasses.replace(c.search, lives=2)
+    c = dataclasses.replace(c, envs=("probe/observation_action", "probe/action"), search=evolution)
+    training = search_for(c)
+    training.problem.lives = [lambda *_: jnp.zeros((2, 2))] * 2
     state, _ = training.generation(training.init())
     assert training.env_steps(state) == 2 * (4 * 2) * 1024
 
 
 def test_updates_are_counted_beyond_int32():
-    search = EvolutionSearch(crash.recipe())
+    search = search_for(crash.recipe())
     state = search.init()
     for _ in range(3):
         state = state.replace(updates=state.updates + (2**31 - 1))
     assert int(state.updates) == 3 * (2**31 - 1)
     assert search.env_steps(state) == 3 * (2**31 - 1) * search.recipe.agent.steps_per_update
-    assert int(parallel.free(state).updates) == 3 * (2**31 - 1)
+    assert int(parallel.to_default_device(state).updates) == 3 * (2**31 - 1)
     assert all(x.dtype == jnp.int32 for x in jax.tree.leaves(state.updates))
 
 
@@ -629,7 +639,7 @@ def test_the_log_names_what_its_bits_depend_on(first):
 def test_the_number_of_devices_is_named_where_bits_depend_on_it():
     recipe = crash.recipe()
     assert "devices" not in depends_on(recipe)
-    whole = dataclasses.replace(recipe, evolution=dataclasses.replace(recipe.evolution, chunk=None))
+    whole = dataclasses.replace(recipe, search=dataclasses.replace(recipe.search, chunk=None))
     assert depends_on(whole)["devices"] == jax.device_count()
 
 
@@ -660,6 +670,7 @@ def test_the_export_works_in_a_plain_loss(first, samples):
     assert slope.any()
 
 
+@pytest.mark.slow
 def test_new_leaves_and_a_new_seed_compile_nothing():
     train = functools.partial(
         discover.train, env="probe/action", total_steps=1024, num_seeds=2, num_evals=2, loss=discover.LossConfig()

@@ -11,7 +11,7 @@ import pytest
 from gymnax.environments.minatar.seaquest import MAX_ENTITIES, MinSeaquest
 
 import envs
-from envs.seaquest import BUFFERS, Seaquest
+from envs.minatar.seaquest import BUFFERS, Seaquest
 
 THEIRS, OURS = MinSeaquest(), Seaquest()
 SEEDS = (0, 1)
@@ -73,6 +73,7 @@ def played(env, seed):
     return jax.device_get(player(env)(jax.random.split(jax.random.key(seed), (T, B)), actions, *rest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_step_is_gymnax_own(seed):
     theirs = played(THEIRS, seed)
@@ -83,6 +84,7 @@ def test_every_step_is_gymnax_own(seed):
         np.testing.assert_array_equal(value, expected, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_the_steps_compared_go_everywhere():
     _, states, reward, done = played(OURS, 0)
     assert (reward > 0).sum() > 100

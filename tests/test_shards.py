@@ -10,9 +10,11 @@ import pytest
 import discover
 import envs
 import learned_objectives as lo
-from discover import parallel, team
-from discover.agent import Agent, AgentConfig
-from discover.train import as_arrays
+from discover.agents.agent import Agent, AgentConfig
+from discover.agents.objectives import as_arrays
+from discover.devices import parallel, team
+
+pytestmark = pytest.mark.slow
 
 MLP = AgentConfig(num_envs=8, num_steps=16, num_epochs=2, num_minibatches=2, hidden=(16, 16), learning_rate=1e-2)
 SETUPS = {
@@ -35,7 +37,7 @@ def lived(name, shards, num_updates):
         objective, task = shared
         return agent.train(objective, task, key, num_updates=num_updates)
 
-    return parallel.spread(life, chunk=1, team=shards)((objective, task), jax.random.split(jax.random.key(0), 1))
+    return parallel.sharded_map(life, chunk=1, team=shards)((objective, task), jax.random.split(jax.random.key(0), 1))
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -59,10 +61,10 @@ def test_rows_by_device():
 def test_devices_gather_what_each_owns():
     x = {"a": jnp.arange(24.0).reshape(2, 12), "b": jnp.arange(48).reshape(4, 12), "c": jnp.ones((1, 12, 2), bool)}
     x["empty"] = jnp.zeros((1, 12, 0))  # as Brax's mjx has
-    x["large"] = jnp.arange(6.0 * team.LARGE).reshape(2, 12, -1)
+    x["large"] = jnp.arange(6.0 * team.UNPACKED_BYTES).reshape(2, 12, -1)
 
     def both(x):
-        return team.gathered(team.own(x, 4, 1), 4, 1)
+        return team.all_gather(team.local_shard(x, 4, 1), 4, 1)
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(1, 4), ("lives", team.AXIS))
     spec = jax.sharding.PartitionSpec()
@@ -86,9 +88,9 @@ def test_only_a_life_that_is_worth_it_is_shared():
 
 
 def test_train_shares_a_life_unless_told_how(monkeypatch):
-    teams, spread = [], parallel.spread
+    teams, spread = [], parallel.sharded_map
     monkeypatch.setattr(
-        parallel, "spread", lambda *args, **kwargs: teams.append(kwargs["team"]) or spread(*args, **kwargs)
+        parallel, "sharded_map", lambda *args, **kwargs: teams.append(kwargs["team"]) or spread(*args, **kwargs)
     )
     kwargs = {"env": "Breakout-MinAtar", "total_steps": 2 * 8192, "num_seeds": 1, "num_evals": 1}
     kwargs["agent"] = dataclasses.replace(discover.usual_setup("Breakout-MinAtar").agent, num_epochs=1, hidden=(8,))
@@ -109,12 +111,12 @@ def test_train_uses_the_devices_it_is_given():
 
 def test_rows_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="5 rows cannot be shared evenly by 2 devices"):
-        team.own(jnp.zeros(5), 2)
+        team.local_shard(jnp.zeros(5), 2)
 
 
 def test_what_is_placed_compiles_nothing_again():
-    program = parallel.spread(lambda shared, x: x + shared, chunk=1)
+    program = parallel.sharded_map(lambda shared, x: x + shared, chunk=1)
     devices = parallel.devices_for(4)
-    x = parallel.place(jnp.arange(4.0), devices)
+    x = parallel.shard(jnp.arange(4.0), devices)
     program(jnp.float32(1), program(jnp.float32(1), x))
     assert program._cache_size() == 1

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crash import LONG
 from gymnax.environments.spaces import Box, Dict, Discrete, Tuple
 
 import discover
 import envs
 import learned_objectives as lo
-from discover.distributions import MultiCategorical
-from discover.networks import make_networks
-from discover.setups import usual_setup
+from discover.agents.distributions import MultiCategorical
+from discover.agents.networks import make_networks
+from discover.agents.setups import usual_setup
 from envs.probes import Probe
 from envs.spaces import flatten
 
@@ -117,23 +118,29 @@ def test_what_is_adapted_keeps_the_contract(kind):
     envs.check(env, params, num_steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Nested, Pair, Matrix, Scalar])
 def test_agents_learn_it(kind):
     result = discover.train("ppo", kind(), total_steps=30_000, num_seeds=1, num_evals=4, agent=SMALL)
     assert result.returns[0, -1] > 0.9
 
 
+@pytest.mark.slow
 def test_large_frames_are_learned_as_bytes():
     config = discover.AgentConfig(
         num_envs=4, num_steps=4, num_epochs=2, num_minibatches=1, learning_rate=1e-3, hidden=(16,)
     )
-    result = discover.train("ppo", Frames(), total_steps=16 * 40, num_seeds=1, num_evals=4, agent=config)
+    steps = 16 * (40 if LONG else 2)
+    result = discover.train("ppo", Frames(), total_steps=steps, num_seeds=1, num_evals=1, agent=config)
     assert result.state.env.obs.dtype == jnp.uint8
     convolutions = [x.shape for x in jax.tree.leaves(result.state.params["actor"]) if x.ndim == 5]  # a seed, and four
     assert convolutions == [(1, 8, 8, 4, 32), (1, 4, 4, 32, 64), (1, 3, 3, 64, 64)]  # Mnih et al. 2015
-    assert result.returns[0, -1] > 0.8
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(result.state.params))
+    if LONG:  # without optimisations of the compiler these convolutions take ten minutes
+        assert result.returns[0, -1] > 0.8
 
 
+@pytest.mark.slow
 def test_a_rule_of_lpg_trains_a_product_of_choices():
     config = discover.AgentConfig(num_envs=4, num_steps=8, num_epochs=1, num_minibatches=1)
     result = discover.train("lpg", Pair(), total_steps=64, num_seeds=1, agent=config)
@@ -305,6 +312,7 @@ def test_an_instance_may_be_registered():
     assert envs.make("Kite")[0].env is kite
 
 
+@pytest.mark.slow
 def test_an_object_goes_where_a_name_goes():
     import gymnax
 

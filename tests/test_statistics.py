@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from discover import statistics as st
+from discover.results import statistics as st
 
 SCORES = np.random.default_rng(0).gamma(2.0, size=(5, 11))
 OTHERS = np.random.default_rng(1).gamma(2.2, size=(5, 13))

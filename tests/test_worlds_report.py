@@ -6,6 +6,8 @@ import scipy.stats
 
 from benchmarks import worlds
 
+pytestmark = pytest.mark.slow
+
 MEANS = {
     "lpg": (0.632, 0.618, 0.709),
     "groove": (0.641, 0.528, 0.376),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from discover.agents.trained import TrainResult
 from discover.plots.style import BAND, COLOURS, band, cycle, legend, plain
-from discover.statistics import Interval, iqm_interval
-from discover.train import TrainResult
+from discover.results.statistics import Interval, iqm_interval
 
 if TYPE_CHECKING:
-    from discover.comparison import Comparison, Curve, Trial
+    from discover.results.comparison import Comparison, Curve, Trial
 
 
 def learning_curves(results: Mapping[str, TrainResult | Curve], *, title: str = "") -> Figure:

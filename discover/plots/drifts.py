@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from discover.plots.style import LIFETIME, plain
-from learned_objectives import Drift, Progress
+from learned_objectives import Drift, Progress, Statistics
 
 TURNS_BACK = -0.02  # a slope below zero by more than rounding
 
@@ -50,7 +50,7 @@ def drift_landscape(drifts: Mapping[str, Drift], *, fractions: Sequence[float] =
 
 def _landscape(drift: Drift, fraction: float):
     log_ratio, advantage = np.meshgrid(np.linspace(-1.0, 1.0, 161), np.linspace(-3.0, 3.0, 122))
-    progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME))
+    progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME), Statistics.typical())
     x, a = jnp.asarray(log_ratio, jnp.float32), jnp.asarray(advantage, jnp.float32)
     value = drift(x, a, progress)
     slope = jax.grad(lambda x: drift.surrogate(x, a, progress).sum())(x) / jnp.exp(x)  # d/dr, not d/dlog r

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from discover.insight import Insight
+from discover.agents.insight import Insight
 from discover.plots.style import COLOURS, LIFETIME, legend
-from learned_objectives import LPG, Progress, Rollout
+from learned_objectives import LPG, Progress, Rollout, Statistics
 
 
 def credit(lpg: LPG, *, steps: int = 20, fractions: Sequence[float] = (0.0, 0.5, 1.0)) -> Figure:
@@ -20,7 +20,7 @@ def credit(lpg: LPG, *, steps: int = 20, fractions: Sequence[float] = (0.0, 0.5,
     axes = figure.subplots(1, 2)
     before = np.arange(steps)[::-1]
     for colour, fraction in zip(COLOURS, fractions if lpg.time_aware else (0.5,), strict=False):
-        progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME))
+        progress = Progress(jnp.float32(fraction * LIFETIME), jnp.float32(LIFETIME), Statistics.typical())
         with_it, without = (lpg.targets(_one_reward(lpg, steps, reward), progress) for reward in (1.0, 0.0))
         label = f"n/N = {fraction:g}" if lpg.time_aware else None
         axes[0].plot(before, (with_it.policy - without.policy)[:, 0], color=colour, label=label, marker=".")
@@ -44,7 +44,7 @@ def _one_reward(lpg: LPG, steps: int, reward: float) -> Rollout:
 
 
 def targets(found: Sequence[Insight]) -> Figure:
-    """What a rule tells its agent in a grid world, against what is true there, at moments of the agent's life.
+    """The targets of a rule for its agent in a grid world, beside the true values, at moments of the agent's life.
 
     Above, each dot is an action in a state: the policy target that the rule gives it on average, and its true advantage under
     the policy of that moment. Below, each dot is a state: the number that the rule itself reads in the prediction that it asks

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from discover.insight import insights
+from discover.agents.insight import insights
+from discover.agents.objectives import resolve_objective
 from discover.plots.curves import search_curve
 from discover.plots.drifts import drift_landscape
 from discover.plots.rules import credit, targets
-from discover.plots.worlds import favourites
-from discover.recipe import recipe_in
-from discover.run import last_state
-from discover.store import read_rows
-from discover.train import resolve_objective
+from discover.plots.worlds import favourites, grid_world
+from discover.runs.loop import last_state
+from discover.runs.store import read_rows
+from discover.searches.recipe import recipe_in
 from envs import levels, make
 from learned_objectives import DPO, LPG, Clip, Mirror, Objective
 
@@ -60,9 +60,9 @@ def _of_a_life(objective: Objective) -> dict[str, Figure]:
 
 
 def _of_curriculum(run: Path) -> dict[str, Figure]:
-    """The levels that a run's curriculum likes best, if it has one of levels that can be drawn."""
+    """The levels with the highest probability in a run's curriculum, if it has one of levels that can be drawn."""
     recipe = recipe_in(run)
-    if recipe.curriculum.kind != "plr" or not recipe.envs[0].startswith("gridworld/"):
+    if recipe.curriculum.kind != "plr" or grid_world(make(recipe.envs[0])[0]) is None:
         return {}
     search, state = last_state(run)
     buffer = state.search.buffer

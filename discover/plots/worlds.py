@@ -1,4 +1,4 @@
-"""Figures of grid worlds: a level, an episode, and the levels that a curriculum likes best."""
+"""Figures of grid worlds: a level, an episode, and the levels with the highest probability in a curriculum."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.text import Text
 
-from discover.curriculum import Buffer, CurriculumConfig, replay_probability
 from discover.plots.style import COLOURS
+from discover.searches.curriculum import Buffer, CurriculumConfig, replay_probability
 from envs.gridworld import GridState, GridWorld, Level
+from envs.interface import Named
 
 
 def level_picture(env: GridWorld, level: Level, states: GridState | None = None, *, title: str = "") -> Figure:
@@ -28,28 +29,35 @@ def level_picture(env: GridWorld, level: Level, states: GridState | None = None,
     return figure
 
 
-def favourites(env: GridWorld, config: CurriculumConfig, buffer: Buffer, *, count: int = 8) -> Figure:
+def grid_world(env: Any) -> GridWorld | None:
+    """The grid world that an environment is, under whatever name; None where it is not a grid world, and has no picture."""
+    world = env.env if isinstance(env, Named) else env
+    return world if isinstance(world, GridWorld) else None
+
+
+def favourites(env: Any, config: CurriculumConfig, buffer: Buffer, *, count: int = 8) -> Figure:
     """The levels that prioritised replay is likeliest to go back to, and, below them, the least likely ones.
 
     Raises ValueError if no level has entered the buffer, or if the tasks are no grid worlds.
     """
-    if not isinstance(env, GridWorld):
+    world = grid_world(env)
+    if world is None:
         raise ValueError(f"favourites are drawn of grid worlds, and these tasks are of {env.name}.")
     if count < 1:
         raise ValueError(f"count must be at least 1, and is {count}.")
     chance = np.asarray(replay_probability(config, buffer))
     held = np.flatnonzero(np.asarray(buffer.number) > 0)
     if not held.size:
-        raise ValueError("the buffer is empty: no life has come to its end yet.")
+        raise ValueError("the buffer is empty: no life has ended yet.")
     order = held[np.argsort(-chance[held], kind="stable")]
     count = min(count, max(1, order.size // 2))
-    figure = Figure(figsize=(count * (0.5 + 0.26 * env.width), 2 * (0.7 + 0.28 * env.height)), layout="constrained")
+    figure = Figure(figsize=(count * (0.5 + 0.26 * world.width), 2 * (0.7 + 0.28 * world.height)), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)
     for row, chosen in zip(axes, (order[:count], order[-count:]), strict=True):
         for axis, slot in zip(row, chosen, strict=False):
             level = jax.tree.map(lambda x: x[slot], buffer.task.env_params)  # noqa: B023
             title = f"score {float(buffer.score[slot]):.2g}\nchance {chance[slot]:.1%}"
-            _picture(axis, env, level, None, title, numbers=env.width < 7)
+            _picture(axis, world, level, None, title, numbers=world.width < 7)
     axes[0, 0].set_ylabel("favourites")
     axes[1, 0].set_ylabel("least wanted")
     return figure

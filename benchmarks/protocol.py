@@ -1,0 +1,172 @@
+"""How objectives are compared, decided before any search: `python -m benchmarks.protocol validation OBJECTIVE ...`.
+
+    python -m benchmarks.protocol validation OBJECTIVE ...   # names, files or directories of runs, to choose between
+    python -m benchmarks.protocol test OBJECTIVE ...         # once for each objective that is shipped
+
+benchmarks/protocol.toml says which trials are for training, validation and test. Trained cells are kept in runs/protocol, by the
+digest of that file, and the same command resumes. The report goes to benchmarks/results/protocol-validation.json or
+protocol-test.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import envs
+from benchmarks import returns
+from benchmarks.record import ROOT, provenance
+from discover.agents.objectives import fingerprint, resolve_objective
+from discover.evaluation.evaluate import evaluate
+from discover.results.comparison import Comparison, Trial
+from discover.runs.store import write_text
+
+FILE = ROOT / "benchmarks/protocol.toml"
+SETS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The trials of every purpose. `digest` names this protocol in its results."""
+
+    seeds: int
+    baseline: str
+    train: tuple[str, ...]  # environments
+    bounds: tuple[int, int]  # of the lengths of lives in training, environment steps
+    trials: dict[str, tuple[Trial, ...]]  # by set
+    seed: dict[str, int]  # of each set
+    digest: str
+
+    def __post_init__(self):
+        tested = set(self.trials["test"])
+        for trial in self.trials["validation"]:
+            if trial in tested:
+                raise ValueError(f"{trial} is a trial of the test and of the validation: take it out of one.")
+        for name in SETS:
+            for trial in self.trials[name]:
+                if self.trains_on(trial):
+                    raise ValueError(f"{trial} is a trial of the {name}, and training meets it: take it out of one.")
+        if abs(self.seed["test"] - self.seed["validation"]) < self.seeds:
+            raise ValueError(
+                f"validation and test share seeds: {self.seeds} from {self.seed['validation']} and {self.seed['test']}."
+            )
+
+    def trains_on(self, trial: Trial) -> bool:
+        shortest, longest = self.bounds
+        return trial.env in self.train and shortest <= trial.total_steps <= longest
+
+
+def read(path: Path = FILE) -> Protocol:
+    """The protocol in a file. ValueError, in a sentence, for one that cannot be."""
+    text = path.read_text()
+    try:
+        found = tomllib.loads(text)
+        train = found["train"]
+        fields: dict[str, Any] = {
+            "seeds": found["seeds"],
+            "baseline": found["baseline"],
+            "train": tuple(train["envs"]),
+            "bounds": (train["shortest"], train["longest"]),
+            "trials": {name: tuple(Trial(*trial) for trial in found[name]["trials"]) for name in SETS},
+            "seed": {name: found[name]["seed"] for name in SETS},
+        }
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a protocol ({error!r}): see benchmarks/protocol.toml for the form.") from None
+    known = set(envs.available())
+    for name in (*fields["train"], *(trial.env for which in SETS for trial in fields["trials"][which])):
+        if name not in known:
+            raise ValueError(f"{path} names {name!r}, which is no environment: `discover list envs` shows them.")
+    return Protocol(**fields, digest=hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12])
+
+
+def measure(protocol: Protocol, which: str, objectives: Sequence[str], cells: Path) -> Comparison:
+    """Train the objectives and the baseline in every trial of a set, or read what is there already."""
+    names, curves, misfits = tuple(dict.fromkeys((protocol.baseline, *objectives))), {}, {}
+    for trial in protocol.trials[which]:
+        out = cells / protocol.digest / which / f"{trial.env.replace('/', '_')}_{trial.total_steps}"
+        found = evaluate(
+            names,
+            [trial.env],
+            total_steps=trial.total_steps,
+            num_seeds=protocol.seeds,
+            seed=protocol.seed[which],
+            num_evals=20,
+            out=out,
+            progress=lambda line: print(line, flush=True),
+        )
+        curves |= found.curves
+        misfits |= found.misfits
+    return Comparison(curves, misfits)
+
+
+def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[str, Any]:
+    """What is written of a set: rows, and P(better than the baseline) over all trials and by length of life."""
+    lengths = sorted({trial.total_steps for trial in comparison.curves})
+    parts = {"all": comparison} | {
+        f"{n:,} steps": comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.total_steps == n})
+        for n in lengths
+    }
+    names = [name for name in comparison.objectives if name != protocol.baseline]
+    return provenance() | {
+        "protocol": protocol.digest,
+        "set": which,
+        "seeds": protocol.seeds,
+        "seed": protocol.seed[which],
+        "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
+        f"better than {protocol.baseline}": {
+            name: {part: returns.better_over_all(of, name, protocol.baseline) for part, of in parts.items()}
+            for name in names
+        },
+        "did not fit": [{"objective": name, "env": env, "why": why} for (name, env), why in comparison.misfits.items()],
+        "rows": returns.rows(comparison, protocol.baseline),
+    }
+
+
+def require_new(report: dict[str, Any], protocol: Protocol, objectives: Sequence[str]) -> None:
+    """ValueError where a report is of another protocol, or tested an objective of this name with other numbers."""
+    if report and report.get("protocol") != protocol.digest:
+        raise ValueError(
+            f"the report there is of the protocol {report.get('protocol')}, and this one is {protocol.digest}: results of two "
+            "protocols are not mixed. Give another --report."
+        )
+    for name in objectives:
+        tested = report.get("objectives", {}).get(name)
+        if tested is not None and tested != fingerprint(resolve_objective(name)):
+            raise ValueError(f"{name} was tested already with other numbers: the test is run once for each objective.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("objectives", nargs="+", help="names, files or directories of runs")
+    parser.add_argument("--protocol", type=Path, default=FILE)
+    parser.add_argument("--cells", type=Path, default=ROOT / "runs/protocol", help="where trained cells are kept")
+    parser.add_argument("--report", type=Path, help="the results file")
+    args = parser.parse_args(argv)
+    path = args.report or ROOT / f"benchmarks/results/protocol-{args.set}.json"
+    try:
+        protocol = read(args.protocol)
+        before = json.loads(path.read_text()) if path.exists() else {}
+        require_new(before, protocol, args.objectives if args.set == "test" else ())
+        names = dict.fromkeys((*before.get("objectives", {}), *args.objectives))
+        report = report_of(protocol, args.set, measure(protocol, args.set, list(names), args.cells))
+    except (ValueError, OSError) as error:
+        print(f"benchmarks.protocol: {error}", file=sys.stderr)
+        return 2
+    write_text(path, json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n")
+    for name, parts in report[f"better than {protocol.baseline}"].items():
+        print(
+            f"{name}: P(better than {protocol.baseline}) " + ", ".join(f"{part} {p:.2f}" for part, p in parts.items())
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

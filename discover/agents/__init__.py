@@ -1,0 +1,1 @@
+"""Agents: networks, rollouts, learning, and the settings that suit an environment."""

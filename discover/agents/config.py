@@ -1,0 +1,110 @@
+"""What every agent of a run has in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from discover.agents.networks import ACTIVATIONS
+
+# The clock of a life is in float32 environment steps (`Progress`). Updates have different values of it up to 2^23 updates, and
+# the number of updates is recovered from it exactly up to 2^22.
+MAX_UPDATES = 2**22
+
+
+CLIP = {"together": "joint", "apart": "separate"}  # in version 0.1
+
+
+def migrated_agent(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of agents in a file of any version, as this version has them."""
+    return dict(values) | ({"clip": CLIP.get(values["clip"], values["clip"])} if "clip" in values else {})
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What every agent of a run has in common. Sizes are per agent."""
+
+    num_envs: int = 4  # B, environments stepped side by side
+    num_steps: int = 128  # T, steps per environment between updates
+    num_starts: int | None = None  # starts per environment and rollout; None: num_steps, or 1 if resets are expensive
+    num_epochs: int = 4  # passes over each rollout
+    num_minibatches: int = 4  # gradient steps per pass; must divide num_envs * num_steps
+    optimizer: Literal["adam", "sgd"] = "adam"  # of the agent's parameters
+    learning_rate: float = 2.5e-4  # of that optimizer, at the start of a life
+    anneal: bool = True  # learning rate to zero, linearly over the life
+    max_grad_norm: float = 0.5  # global norm
+    clip: Literal["joint", "separate"] = "joint"  # over the gradients of both networks, or of each
+    adam_b1: float = 0.9  # decay of the first moment
+    adam_b2: float = 0.999  # decay of the second moment
+    adam_eps: float = 1e-5  # added to the root of the second moment
+    hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
+    activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
+    network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
+    products: Literal["float32", "bfloat16"] = "float32"  # factors of dense layers are rounded to; sums are float32
+    normalise_obs: bool = False  # by their running mean and deviation
+    normalise_reward: bool = False  # by the running deviation of the discounted return
+
+    def __post_init__(self):
+        for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches"):
+            _require(
+                getattr(self, name) >= 1,
+                f"{name} must be at least 1, and is {getattr(self, name)}.",
+            )
+        for name in ("learning_rate", "max_grad_norm", "adam_eps"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f"{name} must be positive and finite, and is {value}.")
+        for name in ("adam_b1", "adam_b2"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), and is {getattr(self, name)}.")
+        _require(
+            self.num_starts is None or self.num_starts >= 1,
+            f"num_starts must be at least 1, or None, and is {self.num_starts}.",
+        )
+        _require(
+            self.network in ("auto", "mlp", "cnn", "table"),
+            f"network must be auto, mlp, cnn or table, and is {self.network!r}.",
+        )
+        _require(self.clip in ("joint", "separate"), f"clip must be joint or separate, and is {self.clip!r}.")
+        _require(
+            self.products in ("float32", "bfloat16"),
+            f"products must be float32 or bfloat16, and is {self.products!r}.",
+        )
+        _require(self.optimizer in ("adam", "sgd"), f"optimizer must be adam or sgd, and is {self.optimizer!r}.")
+        _require(
+            len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),
+            f"hidden must name at least one layer, each at least 1 wide, and is {self.hidden}.",
+        )
+        _require(
+            self.activation in ACTIVATIONS,
+            f"activation must be one of {', '.join(ACTIVATIONS)}, and is {self.activation!r}.",
+        )
+        _require(
+            self.steps_per_update % self.num_minibatches == 0,
+            f"num_minibatches must divide num_envs * num_steps = {self.steps_per_update}, and {self.num_minibatches} "
+            "does not.",
+        )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps in one rollout."""
+        return self.num_envs * self.num_steps
+
+    def num_updates(self, total_steps: int) -> int:
+        """Whole rollouts in a life of `total_steps` environment steps. ValueError for none, or for more than MAX_UPDATES."""
+        _require(
+            total_steps >= self.steps_per_update,
+            f"total_steps must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
+            f"{self.steps_per_update} environment steps, and is {total_steps}.",
+        )
+        _require(
+            total_steps // self.steps_per_update <= MAX_UPDATES,
+            f"total_steps must hold at most {MAX_UPDATES:,} rollouts of {self.steps_per_update} environment steps, and is "
+            f"{total_steps}: make num_envs or num_steps larger.",
+        )
+        return total_steps // self.steps_per_update
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

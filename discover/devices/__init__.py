@@ -1,0 +1,1 @@
+"""Devices: what suits them, programs over many of them, several processes."""

@@ -1,0 +1,1 @@
+"""Evaluation: training many seeds, and comparing objectives."""

@@ -1,0 +1,128 @@
+"""Registries: the plugs of one kind by name, those of the toolkit beside those of a user."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import jax
+
+from discover.names import OWN_BY_PATH, unknown
+from envs import plugs
+
+
+def is_ours(plug: Any) -> bool:
+    """Whether a class, a function, or the class of an instance is of discover."""
+    kind = plug if isinstance(plug, type) or hasattr(plug, "__module__") else type(plug)
+    return str(kind.__module__).split(".")[0] == "discover"
+
+
+@contextlib.contextmanager
+def blame(plug: Any, what: str) -> Iterator[None]:
+    """Whatever a user's code raises in the block becomes a ValueError in one sentence, with the line of theirs. Errors of our own
+    plugs pass, and so do those of a device."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:
+        if is_ours(plug):
+            raise
+        raise ValueError(f"{what} of {plugs.where(plug)} failed: {plugs.raised(error)}") from error
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and _path_of(one) is not None and _path_of(one) == _path_of(other))
+
+
+def _path_of(plug: Any) -> str | None:
+    try:
+        return plugs.path_of(plug)
+    except ValueError:
+        return None
+
+
+class Registry(MutableMapping[str, Any]):
+    """Plugs of one kind by name. A name is one of ours, one that was registered, one that an installed package announces (see
+    `envs.plugs`), or a path `package.module:Attribute`.
+
+    `registry[name] = plug` registers a plug for this process. Iteration gives the names but no paths.
+    """
+
+    def __init__(self, kind: str, singular: str, ours: Mapping[str, Any]):
+        """`kind`: the group of entry points is `discover.KIND`. `ours`: by name, an object or its path."""
+        self.kind, self.singular = kind, singular
+        self._ours, self._registered = dict(ours), {}
+
+    def __getitem__(self, name: str) -> Any:
+        """KeyError where the name is none of them; ValueError where what it names cannot be imported."""
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._ours:
+            found = self._ours[name]
+            return plugs.resolve(found) if plugs.is_path(found) else found
+        found = plugs.find(self.kind, name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def require(self, name: str) -> Any:
+        """As `registry[name]`; ValueError with the nearest name for an unknown one."""
+        if not isinstance(name, str):
+            raise ValueError(f"expected the name of a {self.singular}, and got {name!r}: one of {', '.join(self)}.")
+        if name not in self:
+            raise unknown(self.singular, name, self, OWN_BY_PATH)
+        return self[name]
+
+    def __setitem__(self, name: str, plug: Any) -> None:
+        if not isinstance(name, str) or not name or plugs.is_path(name):
+            raise ValueError(f"the name of a {self.singular} must be a word, and is {name!r}.")
+        if name in self._ours:
+            raise ValueError(f"the name {name!r} is that of a {self.singular} of discover: choose another.")
+        self._refuse_second(name, plug)
+        self._registered[name] = plug
+
+    def _refuse_second(self, name: str, plug: Any) -> None:
+        """ValueError where the name stands for another plug. A notebook's cell that is run again defines the same plug again."""
+        if name in self._registered:
+            known = self._registered[name]
+            if not _is_same(known, plug):
+                raise ValueError(
+                    f"two {self.kind} have the name {name!r}: {plugs.where(known)}, and {plugs.where(plug)}. Choose another name "
+                    "for one of them."
+                )
+        elif name in self._announced() and self._announced()[name].value != _path_of(plug):
+            raise ValueError(
+                f"two {self.kind} have the name {name!r}: {self._announced()[name].value}, which an installed package announces, "
+                f"and {plugs.where(plug)}. Choose another name."
+            )
+
+    def __delitem__(self, name: str) -> None:
+        del self._registered[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in {*self} or plugs.is_path(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._ours, *self._registered, *self._announced())))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _announced(self) -> dict[str, Any]:
+        """ValueError for an announced plug with the name of one of ours."""
+        found = plugs.announced(self.kind)
+        for name in found.keys() & self._ours.keys():
+            raise ValueError(
+                f"an installed package announces the {self.singular} {name!r} as {found[name].value}, and discover has one of "
+                "that name: name it by its path."
+            )
+        return found
+
+    def name_of(self, plug: Any) -> str:
+        """The name of a plug, or its path where it has no name."""
+        for name in (*self._registered, *self._ours):
+            if self[name] is plug:
+                return name
+        return plugs.path_of(plug)

@@ -1,0 +1,1 @@
+"""Results: comparisons of objectives, and the statistics of returns."""

@@ -1,0 +1,1 @@
+"""Runs: the loop around a search, its directory, its record, its memory."""

@@ -1,0 +1,1 @@
+"""Searches for objectives: what a recipe holds, and the outer loops."""

@@ -1,0 +1,129 @@
+"""Plugs: objects of a user's own code, named `package.module:Attribute`, or by a name that an installed package announces.
+
+A package announces a plug by an entry point in the group `discover.KIND`, for example in its pyproject.toml:
+
+    [project.entry-points."discover.envs"]
+    kite = "kites:Kite"
+
+Kinds are envs, objectives, searches, estimators, scores and shapings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+import sysconfig
+import traceback
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("discover", "envs", "learned_objectives"))
+INSTALLED = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), *OURS)
+PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def is_path(name: Any) -> bool:
+    """Whether a name has the form `package.module:Attribute`."""
+    return isinstance(name, str) and PATH.fullmatch(name) is not None
+
+
+@cache
+def announced(kind: str) -> dict[str, EntryPoint]:
+    """The plugs of a kind that installed packages announce, by name. Raises ValueError where two packages announce one name."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"discover.{kind}"):
+        if point.name in found and found[point.name].value != point.value:
+            raise ValueError(
+                f"two installed packages announce {point.name!r} in discover.{kind}: {found[point.name].value} and "
+                f"{point.value}. Name the one you want by its path."
+            )
+        found[point.name] = point
+    return found
+
+
+def rivals(kind: str, name: str) -> tuple[str, ...]:
+    """The paths that installed packages announce under one name."""
+    return tuple(sorted({point.value for point in entry_points(group=f"discover.{kind}", name=name)}))
+
+
+def find(kind: str, name: str) -> Any | None:
+    """The object of a path or of an announced name; None for any other name.
+
+    Raises ValueError, in a sentence, where the module cannot be imported or has no such attribute.
+    """
+    if is_path(name):
+        return resolve(name)
+    return resolve(announced(kind)[name].value) if name in announced(kind) else None
+
+
+def resolve(path: str) -> Any:
+    """The object that `package.module:Attribute` names."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _failed(path, module_name, error) from None
+        raise ValueError(
+            f"{path} cannot be imported: no module named {error.name} is in the working directory or installed."
+        ) from None
+    except Exception as error:  # whatever the user's module raises
+        raise _failed(path, module_name, error) from None
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            near = difflib.get_close_matches(name, [each for each in dir(found) if not each.startswith("_")], n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path} does not exist: {_file(found)} has no {name}.{hint}")
+        found = getattr(found, name)
+    return found
+
+
+def path_of(obj: Any) -> str:
+    """The path of a class, a function, or the class of an instance: the inverse of `resolve`.
+
+    Raises ValueError where `resolve` would not find it again: a class defined in a function, or in a script that is run.
+    """
+    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    if not is_path(path):
+        raise ValueError(f"{kind.__qualname__} has no import path: define it at the top level of a module.")
+    return path
+
+
+def where(obj: Any) -> str:
+    """File and line of a class, a function, or the class of an instance: "kites.py, line 12"."""
+    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    try:
+        return f"{inspect.getsourcefile(kind)}, line {inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):  # defined in a session, or in C
+        return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _failed(path: str, module_name: str, error: Exception) -> ValueError:
+    """What the user's module raised, with the line of theirs that raised it."""
+    return ValueError(f"{path} cannot be imported: {raised(error)}")
+
+
+def raised(error: BaseException) -> str:
+    """An error of a user's code in one line, with the last line of theirs that was run: "kites.py, line 3: TypeError: ..."."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not _is_installed(frame.filename)]
+    line = f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
+    if isinstance(error, SyntaxError):
+        line = f"{error.filename}, line {error.lineno}: "
+    return f"{line}{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a line of code is of Python, of an installed package or of this one."""
+    return file.startswith((*INSTALLED, "<frozen"))
+
+
+def _file(module: Any) -> str:
+    file = getattr(sys.modules.get(getattr(module, "__module__", None) or module.__name__, module), "__file__", None)
+    return Path(file).name if file else module.__name__
