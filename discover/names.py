@@ -12,7 +12,16 @@ from pathlib import Path
 from discover.flags import COMMANDS, flags, renamed, unrecognised
 
 RECIPES = (
-    *("quickstart", "lpo_minatar", "lpo_brax", "ta_lpo", "lpo_small", "ta_lpo_small"),
+    *(
+        "quickstart",
+        "lpo_minatar",
+        "lpo_brax",
+        "ta_lpo",
+        "lpo_small",
+        "ta_lpo_small",
+        "soft_clip_small",
+        "ta_soft_clip_small",
+    ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),
 )

@@ -118,6 +118,28 @@ def test_a_long_life_of_an_odd_rollout_keeps_its_last_update():
         assert task.lifetime == np.float32(updates * 91)
 
 
+def test_learning_rates_may_vary_between_lives():
+    agent = Agent(envs.make("probe/observation_action")[0], discover.AgentConfig(num_envs=4, num_steps=16))
+    tasks = cu.Tasks(agent, 1024, 1e-3, rate_spread=4.0, constant_rates=0.25)
+    drawn = jit(jax.vmap(tasks))(jax.random.split(jax.random.key(0), 2000))
+    rates = np.asarray(drawn.learning_rate)
+    assert 0.25e-3 <= rates.min() < 0.26e-3
+    assert 3.9e-3 < rates.max() <= 4e-3
+    assert 0.45 < (rates < 1e-3).mean() < 0.55  # log-uniform: 1e-3 is the geometric mean
+    assert 0.72 < np.asarray(drawn.anneal).mean() < 0.78
+    usual = jit(jax.vmap(cu.Tasks(agent, 1024, 1e-3)))(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_array_equal(usual.lifetime, drawn.lifetime)
+    assert usual.anneal is None
+
+
+@pytest.mark.parametrize("anneals", [True, False])
+def test_the_learning_rate_of_a_task_falls_or_stays(anneals):
+    agent = Agent(envs.make("probe/observation_action")[0], discover.AgentConfig(num_envs=4, num_steps=16))
+    task = agent.task(agent.env.default_params, 1024).replace(learning_rate=jnp.float32(0.5), anneal=anneals)
+    progress = lo.Progress(jnp.float32(256.0), jnp.float32(1024.0))
+    assert float(agent.rate(task, progress)) == (0.375 if anneals else 0.5)
+
+
 def test_bounds_of_lifetimes_that_cannot_be_are_refused():
     agent = Agent(envs.make("CartPole-v1")[0], discover.AgentConfig(num_envs=4, num_steps=16))
     with pytest.raises(ValueError, match=r"^longest_steps must be at least total_steps, 1,024, and is 512"):

@@ -35,6 +35,7 @@ class Task(struct.PyTreeNode):
     env_params: PyTree  # the level
     lifetime: jax.Array  # f32[], environment steps; the agent does not change after it
     learning_rate: jax.Array  # f32[]
+    anneal: jax.Array | None = None  # bool[], whether the learning rate falls to zero; None: as AgentConfig.anneal
 
 
 class AgentState(struct.PyTreeNode):
@@ -196,6 +197,8 @@ class Agent:
 
     def rate(self, task: Task, progress: Progress) -> jax.Array:
         """f32[]: the learning rate of the update at this point of a life."""
+        if task.anneal is not None:
+            return task.learning_rate * jnp.where(task.anneal, 1.0 - progress.fraction, 1.0)
         return task.learning_rate * (1.0 - progress.fraction if self.config.anneal else 1.0)
 
     def update(self, objective: Objective, task: Task, state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:

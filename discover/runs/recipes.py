@@ -10,7 +10,7 @@ from discover.agents.setups import GRID, MINATAR, LossConfig
 from discover.names import unknown
 from discover.searches.curriculum import CurriculumConfig
 from discover.searches.evolution import EvolutionConfig
-from discover.searches.families import LPGConfig, LPOConfig
+from discover.searches.families import LPGConfig, LPOConfig, SoftClipConfig
 from discover.searches.metagrad import MetaGradConfig
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
@@ -88,6 +88,35 @@ def lpo_small() -> Recipe:
 def ta_lpo_small() -> Recipe:
     """TA-LPO for two cores: as `lpo_small`; `--objective.start FILE` goes on from what that found."""
     return replace(lpo_small(), name="ta_lpo_small", objective=LPOConfig(time_aware=True))
+
+
+def soft_clip_small() -> Recipe:
+    """A clip of twelve numbers, by CMA-ES over lives of many lengths and learning rates in four environments, for two cores.
+
+    Lengths are log-uniform from 2^15 to 2^18 environment steps. Learning rates are log-uniform within a factor of two, and a
+    quarter of the lives keep theirs constant. All candidates of a generation meet the same tasks.
+    """
+    return Recipe(
+        name="soft_clip_small",
+        objective=SoftClipConfig(),
+        envs=("Breakout-MinAtar", "SpaceInvaders-MinAtar", "CartPole-v1", "Acrobot-v1"),
+        total_steps=2**15,
+        longest_steps=2**18,
+        generations=100,
+        evaluate_every=20,
+        evaluation_seeds=4,
+        checkpoint_every=2,
+        agent=MINATAR.agent,
+        rate_spread=2.0,
+        constant_rates=0.25,
+        loss=MINATAR.loss,
+        search=EvolutionConfig(strategy="CMA_ES", population=16, sigma=0.2),
+    )
+
+
+def ta_soft_clip_small() -> Recipe:
+    """`soft_clip_small` whose numbers also depend on n/N and log10 N."""
+    return replace(soft_clip_small(), name="ta_soft_clip_small", objective=SoftClipConfig(time_aware=True))
 
 
 def lpo_brax() -> Recipe:
@@ -255,6 +284,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(quickstart, lpo_minatar, lpo_brax, ta_lpo, lpo_small, ta_lpo_small),
+        *(soft_clip_small, ta_soft_clip_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
     )

@@ -1,7 +1,7 @@
 """The tasks that agents are assigned: drawn at random, from a fixed set, or replayed where there is something to learn.
 
-A task is a level, a lifetime and a learning rate; all three are arrays, and a curriculum's memory is one more pytree in the
-state of a run.
+A task is a level, a lifetime and a learning rate, which may fall to zero or stay. All are arrays, and a curriculum's memory is
+one more pytree in the state of a run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from envs.interface import Lifetimes
 PyTree = Any
 
 TASK = 1_000_003  # folded into an agent's key: the key of its task
+AGENT = 1_000_033  # folded into a task's key: the key of the settings of its agent
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Tasks:
     num_fixed: int | None = None  # draw from so many tasks, always the same; None: from all there are
     seed: int = 0  # of the fixed tasks
     longest_steps: int | None = None  # lifetimes are log-uniform from total_steps to this; None: all are total_steps
+    rate_spread: float = 1.0  # learning rates are log-uniform from learning_rate / spread to learning_rate * spread
+    constant_rates: float = 0.0  # share of lives with a constant learning rate; the others follow AgentConfig.anneal
 
     def __post_init__(self):
         if self.total_steps is not None:
@@ -113,7 +116,13 @@ class Tasks:
         lifetime = self.lifetimes.sample(life_key)
         if self.total_steps is None:  # the environment's own, which need not be whole rollouts
             lifetime = lifetime // config.steps_per_update * config.steps_per_update
-        return Task(level, jnp.float32(lifetime), jnp.float32(self.learning_rate))
+        rate_key, anneal_key = jax.random.split(jax.random.fold_in(key, AGENT))
+        rate, anneal = jnp.float32(self.learning_rate), None
+        if self.rate_spread > 1.0:
+            rate *= self.rate_spread ** jax.random.uniform(rate_key, minval=-1.0, maxval=1.0)
+        if self.constant_rates > 0.0:
+            anneal = config.anneal & (jax.random.uniform(anneal_key) >= self.constant_rates)
+        return Task(level, jnp.float32(lifetime), rate, anneal)
 
 
 def num_updates(config: Any, task: Task) -> jax.Array:

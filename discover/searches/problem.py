@@ -116,7 +116,16 @@ class Problem:
         for name, rate in zip(recipe.envs, rates, strict=True):
             env, _ = envs.make(name)
             agent = Agent.fit(env, recipe.agent, self.template, self.plan)
-            tasks = cu.Tasks(agent, recipe.total_steps, rate, num_fixed, recipe.seed, recipe.longest_steps)
+            tasks = cu.Tasks(
+                agent,
+                recipe.total_steps,
+                rate,
+                num_fixed,
+                recipe.seed,
+                recipe.longest_steps,
+                recipe.rate_spread,
+                recipe.constant_rates,
+            )
             episodes = recipe.fitness_episodes or (None if recipe.total_steps else 64)
             yield Setting(agent, tasks, episodes)
 

@@ -47,6 +47,8 @@ class Recipe:
     seed: int = 0  # all keys of the run derive from it
     agent: AgentConfig = field(default_factory=AgentConfig)
     learning_rates: tuple[float, ...] = ()  # of the agent, one per environment; empty: agent.learning_rate
+    rate_spread: float = 1.0  # a life's learning rate is log-uniform within this factor of its environment's
+    constant_rates: float = 0.0  # share of lives with a constant learning rate; the others follow agent.anneal
     loss: LossConfig = field(default_factory=LossConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
@@ -72,6 +74,10 @@ class Recipe:
             raise ValueError(f"seed must be in [0, 2^31), and is {self.seed}.")
         if any(not 0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive and finite, and are {self.learning_rates}.")
+        if not 1 <= self.rate_spread < math.inf:
+            raise ValueError(f"rate_spread must be at least 1 and finite, and is {self.rate_spread}.")
+        if not 0 <= self.constant_rates <= 1:
+            raise ValueError(f"constant_rates must be in [0, 1], and is {self.constant_rates}.")
         if self.fitness_episodes is not None and self.fitness_episodes < 1:
             raise ValueError(f"fitness_episodes must be at least 1, or None, and is {self.fitness_episodes}.")
         for steps in (self.total_steps, self.longest_steps):
