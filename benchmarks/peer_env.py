@@ -16,7 +16,7 @@ class PeerEnvError(Exception):
 
 def requirements() -> list[str]:
     """rejax needs gymnax before 1.0, which needs an undeclared six; the rest is as here."""
-    same = [f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "brax")]
+    same = [f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "brax", "safetensors")]
     return ["rejax==0.1.3", "gymnax==0.0.9", *same, "six"]
 
 
