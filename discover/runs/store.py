@@ -5,26 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 import learned_objectives as lo
 from discover.console import print_line
 from discover.devices import processes
+from discover.runs import checkpoints
 from discover.searches.recipe import Recipe, recipe_of
 from discover.searches.registry import START
 from discover.settings import flatten
-from envs import plugs
 
 PyTree = Any
 
@@ -66,12 +60,10 @@ class Store:
         """A checkpoint, atomic: it appears under its name only when all of it is on disk."""
         if generation not in self._manager.all_steps():
             try:
-                with _quiet_tensorstore():
-                    self._manager.save(generation, args=_orbax().args.StandardSave(_sealed(_on_host(_filled(state)))))
-                    self._manager.wait_until_finished()
+                checkpoints.write(self._manager, generation, state)
             except Exception as error:  # whatever a full disk makes tensorstore raise
                 full = "No space left on device"
-                reason = full if full in str(error) else _first_line(error)
+                reason = full if full in str(error) else checkpoints.first_line(error)
                 raise RunError(
                     f"Cannot write the checkpoint of generation {generation} ({reason}): the same command goes on from the "
                     "one before, once it can."
@@ -89,11 +81,11 @@ class Store:
         misfits: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = _read(self._manager, step, template)
+                state = checkpoints.read(self._manager, step, template)
             except Exception as error:  # whatever a damaged file makes tensorstore raise
-                unreadable[step] = _first_line(error)
-                if misfit := _misfit(self.path / "checkpoints" / str(step), template, owner):
-                    misfits[step] = misfit
+                unreadable[step] = checkpoints.first_line(error)
+                if why := checkpoints.misfit(self.path / "checkpoints" / str(step), template, owner):
+                    misfits[step] = why
                 else:
                     _say_damaged(step, unreadable[step])
             else:
@@ -115,13 +107,13 @@ class Store:
         directory = (self.path / "checkpoints").resolve()
         misfits: dict[int, str] = {}
         for _ in range(3 if directory.is_dir() else 0):  # its writer may take away what was just listed
-            manager = _orbax().CheckpointManager(directory, options=_orbax().CheckpointManagerOptions(read_only=True))
+            manager = checkpoints.reader(directory)
             for step in sorted(manager.all_steps(), reverse=True):
                 try:
-                    return step, _read(manager, step, template)
+                    return step, checkpoints.read(manager, step, template)
                 except Exception:  # whatever a damaged file makes tensorstore raise
-                    if misfit := _misfit(directory / str(step), template, owner):
-                        misfits[step] = misfit
+                    if why := checkpoints.misfit(directory / str(step), template, owner):
+                        misfits[step] = why
         if misfits:
             raise RunError(_unfit(self.path, misfits))
         return None
@@ -166,7 +158,7 @@ class Store:
     @property
     def _manager(self):
         if not hasattr(self, "_opened"):
-            ocp = _orbax()
+            ocp = checkpoints.orbax()
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="0"
             )
@@ -273,19 +265,6 @@ def _check_recipe(path: Path, recipe: Recipe) -> None:
     write_text(path, json.dumps(recipe.as_dict(), indent=2) + "\n")
 
 
-def _read(manager: Any, step: int, template: PyTree) -> PyTree:
-    """A checkpoint's state. Raises whatever a damaged file makes tensorstore raise, or ValueError where it is another state."""
-    abstract = {"state": jax.tree.map(_abstract, _filled(template)), "sha256": np.zeros(32, np.uint8)}
-    with _quiet_tensorstore():
-        found = manager.restore(step, args=_orbax().args.StandardRestore(abstract))
-    state = found["state"]
-    if not np.array_equal(found["sha256"], _sealed(state)["sha256"]):
-        raise ValueError("its contents do not match its checksum")
-    if _types(state) != _types(_filled(template)):  # orbax reads an array of another shape as it is
-        raise ValueError("its arrays have other shapes")
-    return jax.tree.map(lambda x, like: x if like.size else like, state, template)
-
-
 def _say_damaged(step: int, why: str) -> None:
     print_line(f"The checkpoint of generation {step} is damaged ({why}); trying the one before.", error=True)
 
@@ -294,90 +273,3 @@ def _unfit(path: Path, misfits: dict[int, str]) -> str:
     step = max(misfits)
     advice = "Change the class back, or choose another --out."
     return f"The checkpoint of generation {step} in {path} does not fit {misfits[step]}. {advice}"
-
-
-def _misfit(directory: Path, template: PyTree, owner: str) -> str | None:
-    """How the arrays of a checkpoint differ from those of the template: the class, and the first difference. None where they do
-    not, or where that cannot be read."""
-    with contextlib.suppress(Exception):  # whatever a damaged file makes orbax raise
-        found = _orbax().StandardCheckpointHandler().metadata((directory / "default").resolve())
-        old, new = _types(getattr(found, "tree", found)["state"]), _types(_filled(template))
-        # Leaves of the objective first: a change of it shows in the state of the search too.
-        names = sorted({**new, **old}, key=lambda names: names[0] != "best")
-        for each in names:
-            if new.get(each) != old.get(each):
-                now, then = new.get(each, "not there"), old.get(each, "not there")
-                field = ".".join(each[1:]) or "state"
-                return f"{_owner(template, each) or owner}: its {field} is {now} now, and was {then}"
-    return None
-
-
-def _types(tree: PyTree) -> dict[tuple[str, ...], str]:
-    """{names on the way to a leaf: its type and shape}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_names(path): f"{np.dtype(x.dtype)}{list(x.shape)}" for path, x in leaves}
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def _owner(template: PyTree, names: tuple[str, ...]) -> str | None:
-    """The class of the objective that a leaf belongs to, with its place; None for a leaf of the search's own state."""
-    if names[0] != "best":
-        return None
-    node = template
-    for name in names[:-1]:
-        node = getattr(node, name, node)
-    return f"{type(node).__name__} ({plugs.where(node)})"
-
-
-def _sealed(state: PyTree) -> PyTree:
-    """With a checksum, for tensorstore has none of what an array holds."""
-    digest = hashlib.sha256()
-    for x in jax.tree.leaves(state):
-        digest.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
-    return {"state": state, "sha256": np.frombuffer(digest.digest(), np.uint8)}
-
-
-def _filled(tree: PyTree) -> PyTree:
-    """With one zero in every array that has no element, such as an LSTM's second bias: checkpoints cannot hold an empty one."""
-    return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)
-
-
-def _on_host(tree: PyTree) -> PyTree:
-    """In arrays of NumPy's: of several processes one alone writes, and a device's array would be a matter for all."""
-    return jax.tree.map(np.asarray, tree)
-
-
-def _abstract(x: jax.Array) -> np.ndarray:
-    """What is to be read: an array of NumPy's, which belongs to no device and no process."""
-    return np.broadcast_to(np.zeros((), x.dtype), x.shape)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["unreadable"])[0][:120]
-
-
-@contextlib.contextmanager
-def _quiet_tensorstore() -> Iterator[None]:
-    """When one array of a checkpoint cannot be written or read, the threads of the others report to an event loop that is
-    gone, each with a traceback, some after the error itself has arrived: so the hook is put back only after a success."""
-    show = sys.unraisablehook
-
-    def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = show
-
-
-def _orbax():
-    """Imported when the first checkpoint is due: it takes seconds. It logs what it raises, at length."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    import orbax.checkpoint as ocp
-
-    return ocp
