@@ -1,0 +1,84 @@
+"""The report on other people's agents says what it was given."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+import learned_objectives as lo
+from benchmarks import elsewhere, peer_env
+from benchmarks.record import ROOT
+from discover.results.comparison import Comparison, Curve, Trial
+
+
+def curve(*returns):
+    return Curve(np.float32(returns)[:, None], np.int64([512]))
+
+
+def test_better_than_ppo_is_pooled_over_games_by_length_of_life():
+    comparison = Comparison(
+        {
+            Trial("Breakout-MinAtar", 512): {"ppo": curve(1, 2), "dpo": curve(3, 4), elsewhere.OWN: curve(1, 2)},
+            Trial("Asterix-MinAtar", 512): {"ppo": curve(1, 2), "dpo": curve(1, 2)},
+            Trial("Asterix-MinAtar", 1024): {"ppo": curve(3, 4), "dpo": curve(1, 2)},
+        },
+        {},
+    )
+    report = elsewhere.report_of(comparison, {}, ["dpo"])
+    found = report["better than ppo"]
+    # 1 on Breakout, and 1/2 on Asterix, where all seeds tie or win in turn.
+    assert found["dpo"]["512 steps, 2 games"].value == pytest.approx(0.75)
+    assert found["dpo"]["1,024 steps, 1 games"].value == 0.0
+    assert found[elsewhere.OWN]["512 steps, 1 games"].value == 0.5
+    assert json.dumps(report, default=lambda x: x._asdict())
+
+
+def test_an_objective_is_filed_by_its_numbers(tmp_path):
+    bench = object.__new__(elsewhere.Bench)
+    bench.cells = tmp_path
+    path = bench.file_of("dpo")
+    assert lo.load(path).drift == lo.load("dpo").drift
+    assert bench.file_of("dpo") == path != bench.file_of("ppo")
+
+
+ONE_STEP = """
+import jax, numpy as np
+from rejax import PPO
+from rejax.algos.ppo import AdvantageMinibatch
+from benchmarks.rejax_agent import Life, algorithm
+
+def after(objective):
+    algo = algorithm(Life("CartPole-v1", 8192, objective, 1e-3, 1, 0))
+    ts = algo.init_state(jax.random.PRNGKey(0))
+    ts, seen = algo.collect_trajectories(ts)
+    advantage, target = algo.calculate_gae(seen, algo.critic.apply(ts.critic_ts.params, ts.last_obs))
+    # As if the policy had moved since: some ratios lie beyond the clip.
+    seen = seen.replace(log_prob=seen.log_prob + 0.5 * jax.random.normal(jax.random.PRNGKey(1), seen.log_prob.shape))
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), AdvantageMinibatch(seen, advantage, target))
+    return type(algo), algo.update_actor(ts, batch).actor_ts.opt_state
+
+(own, a), (ours, b), (_, c) = after(""), after("ppo"), after("dpo")
+assert own is PPO is not ours
+gap = lambda x, y: max(float(np.abs(m - n).max()) for m, n in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+print(gap(a, b), gap(a, c))
+"""
+
+
+@pytest.mark.slow
+def test_ppo_as_a_drift_is_the_ppo_of_rejax():
+    try:
+        interpreter = peer_env.python()
+    except peer_env.PeerEnvError as error:
+        pytest.skip(f"rejax cannot be installed: {error}")
+    done = subprocess.run(
+        [interpreter, "-W", "ignore", "-c", ONE_STEP],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ppo, dpo = map(float, done.stdout.split())  # of the moments of Adam: a tenth of the gradient
+    assert ppo < 1e-6
+    assert dpo > 1e-4
