@@ -9,7 +9,7 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
-from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
+from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
     ObjectiveFileError,
@@ -21,7 +21,7 @@ from learned_objectives.library import (
 )
 from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
-from learned_objectives.mirror import Mirror
+from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.probe import probe
 from learned_objectives.soft_clip import SoftClip
 
@@ -30,6 +30,7 @@ __all__ = [
     "KL",
     "LPG",
     "LPO",
+    "AsymmetricClip",
     "Clip",
     "Drift",
     "DriftLawError",
@@ -41,6 +42,7 @@ __all__ = [
     "Outputs",
     "Progress",
     "Rollout",
+    "ScheduledMirror",
     "SoftClip",
     "Statistics",
     "available",

@@ -73,6 +73,32 @@ class Clip(Drift):
         return jnp.where(advantage > 0, jnp.log1p(jnp.abs(self.epsilon)), MAX_LOG_RATIO)
 
 
+class AsymmetricClip(Drift):
+    """PPO's clip with a width for each sign of the advantage.
+
+        D = relu((r - clip(r, 1 - w, 1 + w)) A),    w = epsilon e^positive where A >= 0, epsilon e^negative where A < 0
+
+    Both leaves zero, it is PPO's clip. Where A >= 0, only r > 1 + w is clipped. Where A < 0, only r < 1 - w is.
+    Reference: Yu et al. 2025 (DAPO, "clip higher": the wider clip where A >= 0), section 3.1, arXiv:2503.14476.
+    """
+
+    positive: jax.Array | float = 0.0
+    negative: jax.Array | float = 0.0
+    epsilon: float = struct.field(pytree_node=False, default=0.2)
+
+    def width(self, advantage: jax.Array) -> jax.Array:
+        """f32[...]: w at these advantages, between epsilon e^-4 and epsilon e^4."""
+        exponent = jnp.where(advantage >= 0, self.positive, self.negative)
+        return self.epsilon * jnp.exp(jnp.clip(exponent, -4.0, 4.0))
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        change, width = jnp.expm1(log_ratio), self.width(advantage)
+        return jax.nn.relu((change - jnp.clip(change, -width, width)) * advantage)
+
+    def constant_from(self, advantage):
+        return jnp.where(advantage > 0, jnp.log1p(self.width(advantage)), MAX_LOG_RATIO)
+
+
 class DPO(Drift):
     """Discovered Policy Optimisation, read off a learned drift.
 

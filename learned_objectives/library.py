@@ -20,10 +20,10 @@ import safetensors
 import safetensors.numpy
 
 from learned_objectives.core import Objective
-from learned_objectives.drifts import DPO, KL, Clip, Drift, NoDrift
+from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
-from learned_objectives.mirror import Mirror
+from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.soft_clip import SoftClip
 
 FORMAT = "learned_objectives"
@@ -37,7 +37,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (Mirror, NoDrift, Clip, DPO, KL, LPO, LPG, SoftClip)
+OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from learned_objectives import inputs
 from learned_objectives.core import Objective, Progress, Rollout, same_shape
 from learned_objectives.drifts import Clip, Drift
 
@@ -15,6 +16,15 @@ from learned_objectives.drifts import Clip, Drift
 class MirrorTargets(NamedTuple):
     advantage: jax.Array  # f32[T, B], not normalised
     value: jax.Array  # f32[T, B], what the critic should say
+
+
+class MirrorSettings(NamedTuple):
+    """The weights around a drift at a moment of a life."""
+
+    entropy_coef: jax.Array | float
+    value_coef: jax.Array | float
+    gae_lambda: jax.Array | float
+    value_clip: jax.Array | float | None  # None: plain squares
 
 
 class Mirror(Objective):
@@ -60,7 +70,8 @@ class Mirror(Objective):
         return self.drift
 
     def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:
-        advantage = generalised_advantage(rollout, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        gae_lambda = self.settings(progress).gae_lambda
+        advantage = generalised_advantage(rollout, gamma=self.gamma, gae_lambda=gae_lambda)
         return MirrorTargets(advantage, advantage + rollout.critic[..., 0])
 
     def actor_loss(self, log_prob, entropy, rollout: Rollout, targets: MirrorTargets, progress: Progress):
@@ -70,22 +81,80 @@ class Mirror(Objective):
         policy_loss = -self.surrogate(log_ratio, advantage, progress).mean()
         entropy = entropy.mean()
         kl = (jnp.expm1(log_ratio) - log_ratio).mean()
-        return policy_loss - self.entropy_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy, "kl": kl}
+        entropy_coef = self.settings(progress).entropy_coef
+        return policy_loss - entropy_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy, "kl": kl}
 
     def critic_loss(self, critic, rollout: Rollout, targets: MirrorTargets, progress: Progress):
         same_shape(critic[..., 0], rollout.critic[..., 0], targets.value)
-        value_loss = self._value_loss(critic[..., 0], rollout.critic[..., 0], targets.value)
-        return self.value_coef * value_loss, {"value_loss": value_loss}
+        settings = self.settings(progress)
+        value_loss = _value_loss(critic[..., 0], rollout.critic[..., 0], targets.value, settings.value_clip)
+        return settings.value_coef * value_loss, {"value_loss": value_loss}
 
-    def _value_loss(self, value: jax.Array, old: jax.Array, target: jax.Array) -> jax.Array:
-        error = (value - target) ** 2
-        if self.value_clip is not None:
-            clipped = old + jnp.clip(value - old, -self.value_clip, self.value_clip)
-            error = jnp.maximum(error, (clipped - target) ** 2)
-        return 0.5 * error.mean()
+    def settings(self, progress: Progress) -> MirrorSettings:
+        """The weights around the drift at a moment of a life. Here they are constant."""
+        return MirrorSettings(self.entropy_coef, self.value_coef, self.gae_lambda, self.value_clip)
 
 
-def generalised_advantage(rollout: Rollout, *, gamma: float, gae_lambda: float) -> jax.Array:
+NUMBERS = ("entropy_coef", "value_coef", "gae_lambda", "value_clip")  # that a ScheduledMirror moves
+
+
+class ScheduledMirror(Mirror):
+    """A Mirror whose weights around the drift are numbers that a search can move, and may change over a life.
+
+        entropy weight   entropy_coef e^(b_0)
+        value weight     value_coef e^(b_1)
+        lambda           1 - (1 - gae_lambda) e^(b_2), at least 0
+        value clip       value_clip e^(b_3), where there is one
+
+    b = sum_i x_i row_i of `numbers`, each in [-4, 4]; the inputs x_i are those of a `SoftClip` (`learned_objectives.inputs`). All
+    zero, it is the Mirror of the same drift and settings.
+    """
+
+    numbers: jax.Array = struct.field(default_factory=lambda: jnp.zeros((1, len(NUMBERS))))  # f32[R, 4]
+    time_aware: bool = struct.field(pytree_node=False, default=False)
+    sees_statistics: bool = struct.field(pytree_node=False, default=False)
+
+    @classmethod
+    def create(cls, drift: Drift, *, time_aware: bool = False, sees_statistics: bool = False) -> ScheduledMirror:
+        """The Mirror of this drift."""
+        rows = len(inputs.names(time_aware, sees_statistics))
+        return cls(
+            drift, numbers=jnp.zeros((rows, len(NUMBERS))), time_aware=time_aware, sees_statistics=sees_statistics
+        )
+
+    @property
+    def needs_statistics(self) -> bool:
+        return self.sees_statistics or self._checked_drift().needs_statistics
+
+    def settings(self, progress: Progress) -> MirrorSettings:
+        aware, sees = self.time_aware, self.sees_statistics
+        b = inputs.combine(self.numbers, progress, time_aware=aware, sees_statistics=sees, owner="ScheduledMirror")
+        entropy, value, rest, clip = jnp.moveaxis(jnp.exp(jnp.clip(b, -4.0, 4.0)), -1, 0)
+        return MirrorSettings(
+            self.entropy_coef * entropy,
+            self.value_coef * value,
+            jnp.maximum(1.0 - (1.0 - self.gae_lambda) * rest, 0.0),
+            None if self.value_clip is None else self.value_clip * clip,
+        )
+
+    def validate(self) -> None:
+        """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""
+        expected = (len(inputs.names(self.time_aware, self.sees_statistics)), len(NUMBERS))
+        if jnp.shape(self.numbers) != expected:
+            raise ValueError(
+                f"this ScheduledMirror must have numbers of shape {expected}, and has {jnp.shape(self.numbers)}."
+            )
+
+
+def _value_loss(value: jax.Array, old: jax.Array, target: jax.Array, value_clip: jax.Array | float | None) -> jax.Array:
+    error = (value - target) ** 2
+    if value_clip is not None:
+        clipped = old + jnp.clip(value - old, -value_clip, value_clip)
+        error = jnp.maximum(error, (clipped - target) ** 2)
+    return 0.5 * error.mean()
+
+
+def generalised_advantage(rollout: Rollout, *, gamma: float, gae_lambda: jax.Array | float) -> jax.Array:
     """A_t = delta_t + gamma lambda (1 - end_t) A_{t+1}: f32[T, B].
 
         delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t),    end_t = terminated_t or truncated_t

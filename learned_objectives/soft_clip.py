@@ -6,19 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Progress, require, require_statistics
+from learned_objectives import inputs
+from learned_objectives.core import Progress
 from learned_objectives.drifts import MAX_LOG_RATIO, Drift
 
 NUMBERS = ("width", "slope", "softness", "reach", "back_width", "back_slope")  # of each sign of A
 SIGNS = ("positive", "negative")  # advantages
-TIME = ("n/N", "log10 N - 5.5")  # rows of a time-aware drift, after the constant one
-STATISTICS = (
-    "kl / 0.01",
-    "entropy",
-    "explained variance",
-    "clipped / 0.1",
-)  # rows of one that reads statistics, after those
-MOST = 5.0  # of |an input| that is a statistic
 LARGEST = 4.0  # of the exponent of a width
 
 
@@ -56,7 +49,7 @@ class SoftClip(Drift):
     @classmethod
     def create(cls, *, time_aware: bool = False, sees_statistics: bool = False, epsilon: float = 0.2) -> SoftClip:
         """PPO's clip."""
-        rows = _rows(time_aware, sees_statistics)
+        rows = len(inputs.names(time_aware, sees_statistics))
         return cls(jnp.zeros((rows, len(SIGNS), len(NUMBERS))), time_aware, epsilon, sees_statistics)
 
     def extended(self, *, time_aware: bool = False, sees_statistics: bool = False) -> SoftClip:
@@ -73,7 +66,7 @@ class SoftClip(Drift):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the R inputs."""
-        return ("1", *(TIME if self.time_aware else ()), *(STATISTICS if self.sees_statistics else ()))
+        return inputs.names(self.time_aware, self.sees_statistics)
 
     @property
     def needs_progress(self) -> bool:  # type: ignore[override]
@@ -85,18 +78,8 @@ class SoftClip(Drift):
 
     def at(self, progress: Progress | None = None) -> jax.Array:
         """f32[..., 2, 6]: the numbers at a moment of a life. `progress` of shape [...]; not read unless it is an input."""
-        if not self.needs_progress:
-            return self.numbers[0]
-        inputs = []
-        if self.time_aware:
-            progress = require(progress, "a time-aware SoftClip")
-            inputs += [progress.fraction, progress.log_lifetime / jnp.log(10.0) - 5.5]
-        if self.sees_statistics:
-            s = require_statistics(progress, "a SoftClip that sees statistics")
-            seen = (s.kl / 0.01, s.entropy, s.explained_variance, s.clipped / 0.1)
-            inputs += [jnp.clip(x, -MOST, MOST) for x in seen]
-        inputs = jnp.stack(jnp.broadcast_arrays(jnp.ones_like(inputs[0]), *inputs), -1)
-        return (inputs[..., None, None] * self.numbers).sum(-3)
+        aware, sees = self.time_aware, self.sees_statistics
+        return inputs.combine(self.numbers, progress, time_aware=aware, sees_statistics=sees, owner="SoftClip")
 
     def __call__(self, log_ratio, advantage, progress=None):
         numbers = jnp.broadcast_to(self.at(progress), (*jnp.shape(log_ratio), len(SIGNS), len(NUMBERS)))
@@ -138,13 +121,9 @@ class SoftClip(Drift):
 
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""
-        expected = (_rows(self.time_aware, self.sees_statistics), len(SIGNS), len(NUMBERS))
+        expected = (len(self.inputs), len(SIGNS), len(NUMBERS))
         if jnp.shape(self.numbers) != expected:
             raise ValueError(f"this SoftClip must have numbers of shape {expected}, and has {jnp.shape(self.numbers)}.")
-
-
-def _rows(time_aware: bool, sees_statistics: bool) -> int:
-    return 1 + len(TIME) * time_aware + len(STATISTICS) * sees_statistics
 
 
 def hinge(u: jax.Array, width: jax.Array, softness: jax.Array) -> jax.Array:

@@ -64,6 +64,7 @@ def softened(seed, **kwargs):
 FAMILY = {
     "none": lo.NoDrift(),
     "clip": lo.Clip(),
+    "asymmetric-clip": lo.AsymmetricClip(jnp.float32(0.7), jnp.float32(-0.4)),
     "dpo": lo.DPO(),
     "kl": lo.KL(),
     "lpo": searched(0),

@@ -628,6 +628,7 @@ def test_flags_known_without_jax_are_those_of_the_parser(command, capsys):
         "quickstart",
         "quickstart --objective dpo",
         "quickstart --objective soft_clip",
+        "quickstart --objective tuned_ppo",
         "lpo_small",
         "lpg_small",
     )

@@ -199,6 +199,27 @@ def test_clip_is_the_min_form_of_ppo():
     np.testing.assert_allclose(lo.Clip(0.2).surrogate(*_grid()), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.7, 2.0, 2.0 * 0.3),  # w = 0.2 e^log(2) = 0.4: beyond 1.4
+        (1.3, 2.0, 0.0),
+        (0.2, 2.0, 0.0),
+        (0.5, -3.0, 3.0 * 0.4),  # w = 0.2 e^-log(2) = 0.1: below 0.9
+        (0.95, -3.0, 0.0),
+        (1.7, -3.0, 0.0),
+    ],
+)
+def test_an_asymmetric_clip_by_hand(ratio, advantage, expected):
+    drift = lo.AsymmetricClip(np.log(2.0), -np.log(2.0))
+    found = drift(jnp.log(jnp.float32(ratio)), jnp.float32(advantage))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_asymmetric_clip_begins_as_ppo(samples):
+    np.testing.assert_array_equal(lo.AsymmetricClip()(*samples), lo.Clip()(*samples))
+
+
 def test_clip_has_the_gradient_of_ppo():
     x, a = _grid()
     slope = jax.grad(lambda x: lo.Clip(0.2).surrogate(x, a).sum())(jnp.asarray(x))

@@ -256,3 +256,51 @@ def test_a_new_objective_needs_the_base_class_alone():
 def test_training_with_a_drift_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"^the drift of a Mirror must be a learned_objectives\.Drift"):
         discover.train(lo.Mirror(drift=lambda *_: 0.0), env="CartPole-v1", total_steps=1024, num_seeds=1)
+
+
+SETTINGS = {"entropy_coef": 0.02, "value_coef": 0.5, "value_clip": 0.2}
+
+
+def test_a_scheduled_mirror_begins_as_its_mirror(progress):
+    plain = mirror(lo.Clip(), **SETTINGS)
+    scheduled = lo.ScheduledMirror.create(lo.Clip(), time_aware=True).replace(
+        gamma=GAMMA, gae_lambda=LAMBDA, **SETTINGS
+    )
+    outputs, rollout, _ = minibatch()
+    column = jax.tree.map(lambda x: x[:, None], rollout)
+    targets = [jax.tree.map(lambda x: x[:, 0], o.targets(column, progress)) for o in (plain, scheduled)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), *targets)
+    losses = [o.loss(outputs, rollout, targets[0], progress)[0] for o in (plain, scheduled)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_a_scheduled_mirror_is_the_mirror_of_other_settings(progress):
+    # At 30 % of a life of 1,000 steps: n/N = 0.3, log10 N - 5.5 = -2.5.
+    numbers = jnp.zeros((3, 4)).at[:, 0].set(jnp.array([0.1, 1.0, 0.0]))  # e^(0.1 + 0.3)
+    numbers = numbers.at[:, 1].set(jnp.array([0.0, 0.0, 0.2]))  # e^-0.5
+    numbers = numbers.at[0, 2].set(np.log(0.5)).at[0, 3].set(np.log(3.0))
+    scheduled = lo.ScheduledMirror(
+        lo.Clip(), gamma=GAMMA, gae_lambda=LAMBDA, **SETTINGS, numbers=numbers, time_aware=True
+    )
+    expected = {"entropy_coef": 0.02 * np.exp(0.4), "value_coef": 0.5 * np.exp(-0.5), "value_clip": 0.6}
+    plain = lo.Mirror(lo.Clip(), gamma=GAMMA, gae_lambda=0.9, **expected)  # 1 - 0.2 / 2
+    outputs, rollout, targets = minibatch()
+    outputs = outputs._replace(critic=rollout.critic + 0.5)  # within 0.6, beyond 0.2
+    losses = [o.loss(outputs, rollout, targets, progress)[0] for o in (plain, scheduled)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    experience = random_rollout(1, 9, 3)
+    advantages = [o.targets(experience, progress).advantage for o in (plain, scheduled)]
+    np.testing.assert_allclose(*advantages, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scheduled_mirror_comes_back_from_its_file(tmp_path):
+    made = lo.ScheduledMirror.create(lo.SoftClip.create(time_aware=True), sees_statistics=True)
+    made = made.replace(numbers=jnp.arange(20.0).reshape(5, 4), value_clip=0.2)
+    lo.save(made, tmp_path / "one.safetensors")
+    found = lo.load(tmp_path / "one.safetensors")
+    assert jax.tree.structure(found) == jax.tree.structure(made)
+    np.testing.assert_array_equal(found.numbers, made.numbers)
+    assert found.needs_statistics
+    lo.save(made.replace(numbers=jnp.zeros((1, 4))), tmp_path / "two.safetensors")
+    with pytest.raises(lo.ObjectiveFileError, match=r"must have numbers of shape \(5, 4\), and has \(1, 4\)"):
+        lo.load(tmp_path / "two.safetensors")

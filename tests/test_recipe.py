@@ -10,6 +10,7 @@ import pytest
 
 import learned_objectives as lo
 from discover import LPOConfig, recipes
+from discover.searches.families import SoftClipConfig
 from discover.searches.recipe import recipe_of
 
 
@@ -82,3 +83,26 @@ def test_a_timeless_search_does_not_start_from_a_time_aware_drift(found, tmp_pat
     recipe = dataclasses.replace(recipes.lpo_minatar(), objective=LPOConfig(start=str(tmp_path / "timed.safetensors")))
     with pytest.raises(ValueError, match="is time-aware, and an lpo is not"):
         recipe.template()
+
+
+def test_ppo_to_be_tuned_begins_as_ppo():
+    made = dataclasses.replace(recipes.soft_clip_small(), objective="tuned_ppo").template()
+    assert [x.shape for x in jax.tree.leaves(made)] == [(), (), (1, 4)]
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(made))
+    ppo = made.settings(None)
+    assert (made.drift.epsilon, ppo.value_clip, ppo.entropy_coef) == pytest.approx((0.2, 0.2, 0.01))
+    assert (ppo.value_coef, ppo.gae_lambda) == pytest.approx((0.5, 0.95))
+
+
+def test_schedules_may_be_searched_with_a_soft_clip():
+    family = SoftClipConfig(time_aware=True, schedules=True)
+    made = dataclasses.replace(recipes.soft_clip_small(), objective=family).template()
+    assert sorted(x.shape for x in jax.tree.leaves(made)) == [(3, 2, 6), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rate_spread", 0.5), ("rate_spread", float("inf")), ("constant_rates", 1.5)]
+)
+def test_distributions_of_learning_rates_that_cannot_be_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        dataclasses.replace(recipes.soft_clip_small(), **{name: value})

@@ -157,6 +157,7 @@ class SoftClipConfig(ObjectiveConfig):
 
     time_aware: bool = False  # whether each number also depends on n/N and log10 N
     sees_statistics: bool = False  # and on KL, entropy, explained variance and clipped share of the agent's last update
+    schedules: bool = False  # search four more numbers: entropy and value weights, lambda and the value clip
     start: str = "ppo"  # generation 0: ppo, or the name or file of an earlier result
     epsilon: float = 0.2  # PPO's clip at generation 0, where the start is ppo
 
@@ -173,7 +174,8 @@ class SoftClipConfig(ObjectiveConfig):
         return self.start != "ppo"
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
-        return loss.on(lo.Mirror(drift=self._found() if self.keeps_copy else self._fresh()))
+        drift = self._found() if self.keeps_copy else self._fresh()
+        return loss.on(scheduled(drift, self) if self.schedules else lo.Mirror(drift=drift))
 
     def _fresh(self) -> lo.SoftClip:
         return lo.SoftClip.create(
@@ -191,6 +193,28 @@ class SoftClipConfig(ObjectiveConfig):
             if getattr(drift, name) and not getattr(self, name):
                 raise ValueError(f"{self.start} is a SoftClip with {name}: give objective.{name} as well.")
         return drift.extended(time_aware=self.time_aware, sees_statistics=self.sees_statistics)
+
+
+@dataclass(frozen=True)
+class TunedPPOConfig(ObjectiveConfig):
+    """PPO whose settings are searched: the width of the clip for each sign of the advantage, the weights of entropy and value,
+    lambda, and the value clip. Six numbers; the opponent of a drift found at the same cost."""
+
+    time_aware: bool = False  # whether the last four also depend on n/N and log10 N
+    sees_statistics: bool = False  # and on KL, entropy, explained variance and clipped share of the agent's last update
+    epsilon: float = 0.2  # PPO's clip at generation 0
+
+    def __post_init__(self):
+        if not self.epsilon > 0:
+            raise ValueError(f"objective.epsilon must be positive, and is {self.epsilon}.")
+
+    def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
+        return loss.on(as_arrays(scheduled(lo.AsymmetricClip(epsilon=self.epsilon), self)))
+
+
+def scheduled(drift: lo.Drift, config: SoftClipConfig | TunedPPOConfig) -> lo.ScheduledMirror:
+    """The ScheduledMirror of a drift, with the inputs that a family has."""
+    return lo.ScheduledMirror.create(drift, time_aware=config.time_aware, sees_statistics=config.sees_statistics)
 
 
 @dataclass(frozen=True)
@@ -232,7 +256,14 @@ def finished(made: Any, name: str, loss: LossConfig) -> lo.Objective:
 FAMILIES = Registry(
     "objectives",
     "objective",
-    {"lpo": LPOConfig, "lpg": LPGConfig, "soft_clip": SoftClipConfig, "formula": FormulaConfig, "own": OwnObjective},
+    {
+        "lpo": LPOConfig,
+        "lpg": LPGConfig,
+        "soft_clip": SoftClipConfig,
+        "tuned_ppo": TunedPPOConfig,
+        "formula": FormulaConfig,
+        "own": OwnObjective,
+    },
 )
 OBJECTIVES: dict[str, ObjectiveConfig] = {
     "lpo": LPOConfig(),
@@ -241,6 +272,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "ta_lpg": LPGConfig(time_aware=True),
     "soft_clip": SoftClipConfig(),
     "ta_soft_clip": SoftClipConfig(time_aware=True),
+    "tuned_ppo": TunedPPOConfig(),
     **{name: FormulaConfig(name) for name in ("ppo", "dpo", "mdpo")},
 }
 
