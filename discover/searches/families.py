@@ -23,8 +23,10 @@ from discover.agents.objectives import (
     static_fields,
 )
 from discover.agents.setups import LossConfig
+from discover.console import advise
 from discover.names import OWN_BY_PATH, unknown
 from discover.plugins import Registry, blame, is_ours
+from discover.searches import imitation
 from envs import plugs
 
 
@@ -118,8 +120,13 @@ class LPGConfig(ObjectiveConfig):
     predictions: int = 30  # M, symbols that agents predict
     see_gamma: bool = True  # whether the discount is an input; GROOVE has none
     prediction_coef: float = 0.5  # alpha_y, of the agent's prediction loss
+    start: str = "random"  # generation 0: random, a2c (taught its targets), or the name or file of an earlier result
 
     def __post_init__(self):
+        if not isinstance(self.start, str) or not self.start:
+            raise ValueError(
+                f"objective.start must be 'random', 'a2c', or the name or file of an LPG, and is {self.start!r}."
+            )
         if self.cell not in ("lstm", "gru"):
             raise ValueError(f"objective.cell must be 'lstm' or 'gru', and is {self.cell!r}.")
         for name in ("hidden", "predictions"):
@@ -129,7 +136,39 @@ class LPGConfig(ObjectiveConfig):
             raise ValueError(f"objective.prediction_coef must be finite, and is {self.prediction_coef}.")
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
-        return lo.LPG.create(key, gamma=loss.gamma, **vars(self))
+        sizes = {name: value for name, value in vars(self).items() if name != "start"}
+        if self.start not in ("random", "a2c"):
+            return self._found(sizes).replace(gamma=loss.gamma, prediction_coef=self.prediction_coef)
+        fresh = lo.LPG.create(key, gamma=loss.gamma, **sizes)
+        return self._taught(fresh, key) if self.start == "a2c" else fresh
+
+    @property
+    def keeps_copy(self) -> bool:
+        return self.start != "random"
+
+    def _taught(self, fresh: lo.LPG, key: jax.Array) -> lo.LPG:
+        made = imitation.imitate_a2c(fresh, jax.random.fold_in(key, 1))
+        share = float(imitation.explained(made, jax.random.fold_in(key, 2)))
+        if not share > imitation.CLOSE:
+            advise(
+                f"This LPG explains {share:.3f} of the variance of A2C's targets, less than {imitation.CLOSE}: it does not start "
+                "as A2C. Give it more hidden units or predictions (--objective.hidden, --objective.predictions)."
+            )
+        return made
+
+    def _found(self, sizes: Mapping[str, Any]) -> lo.LPG:
+        found = resolve_objective(self.start)
+        if not isinstance(found, lo.LPG):
+            raise ValueError(
+                f"objective.start must be 'random', 'a2c', or an LPG found before, and {self.start} holds something else."
+            )
+        for name in ("cell", "hidden", "predictions", "see_gamma", "time_aware"):
+            if getattr(found, name) != sizes[name]:
+                raise ValueError(
+                    f"{self.start} is an LPG with {name} {getattr(found, name)}, and objective.{name} is {sizes[name]}: give the "
+                    "same."
+                )
+        return found
 
 
 @dataclass(frozen=True)
