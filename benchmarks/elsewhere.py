@@ -43,7 +43,8 @@ class Bench:
     """Trains cells in rejax's environment and keeps them."""
 
     def __init__(self, cells: Path):
-        self.cells, self.interpreter = cells, peer_env.python()
+        self.cells, self.interpreter = cells.resolve(), peer_env.python()
+        self.cells.mkdir(parents=True, exist_ok=True)
 
     def returns(self, name: str, env: str, total_steps: int, rate: float, seeds: int, seed: int) -> np.ndarray:
         """f32[seeds]: final returns of an objective by name, file or run, from disk where they are there."""
@@ -83,6 +84,15 @@ class Bench:
             path.parent.mkdir(parents=True, exist_ok=True)
             lo.save(objective, path)
         return str(path)
+
+
+def require_drift(name: str) -> None:
+    """ValueError where an objective is none that rejax's agent can train."""
+    objective = resolve_objective(name)
+    if type(objective) is not lo.Mirror:
+        raise ValueError(f"rejax's PPO takes a drift, and {name} is a {type(objective).__name__}.")
+    if objective.needs_statistics:
+        raise ValueError(f"rejax's agent computes no statistics of its updates, and {name} reads them.")
 
 
 def best_rate(bench: Bench, env: str) -> tuple[float, dict[str, float]]:
@@ -128,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     curves: dict[Trial, dict[str, Curve]] = {}
     rates: dict[str, Any] = {}
     try:
+        for name in names:
+            require_drift(name)
+        args.out.resolve().parent.mkdir(parents=True, exist_ok=True)
         bench = Bench(args.cells)
         for env in args.games:
             rate, tried = best_rate(bench, env)

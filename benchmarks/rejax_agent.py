@@ -60,10 +60,6 @@ class MirrorPPO(PPO):
 def algorithm(life: Life) -> PPO:
     """The algorithm that a life is trained by."""
     mirror = lo.load(life.objective) if life.objective else None
-    if mirror is not None and not isinstance(mirror, lo.Mirror):
-        raise ValueError(f"rejax's PPO takes a drift, and {life.objective} is no Mirror.")
-    if mirror is not None and mirror.needs_statistics:
-        raise ValueError(f"rejax's agent computes no statistics of its updates, and {life.objective} reads them.")
     algo = (MirrorPPO if mirror else PPO).create(
         env=life.env,
         agent_kwargs={"activation": "relu", "hidden_layer_sizes": (64, 64)},

@@ -129,6 +129,8 @@ def _updated(settings: Any, values: Mapping[str, Any], table: str) -> Any:
         named = re.match(r"\w+", str(error))
         ours = named is not None and named[0] in _names(settings)
         raise ValueError(f"{table if ours else ''}{error}") from None
+    except Exception as error:  # whatever a user's class raises
+        raise ValueError(f"the settings of {plugs.where(type(settings))} failed: {plugs.raised(error)}") from error
 
 
 def _of_kind(settings: Any, values: Mapping[str, Any], table: str) -> tuple[Any, Mapping[str, Any]]:

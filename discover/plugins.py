@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -30,6 +31,15 @@ def blame(plug: Any, what: str) -> Iterator[None]:
         if is_ours(plug):
             raise
         raise ValueError(f"{what} of {plugs.where(plug)} failed: {plugs.raised(error)}") from error
+
+
+def require_defaults(kind: type) -> None:
+    """ValueError where a class of settings has a field without a default: its flags are known only once it has been made."""
+    needed = [
+        f.name for f in dataclasses.fields(kind) if f.init and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if needed:
+        raise ValueError(f"{kind.__name__} needs defaults: give one to {' and '.join(needed)} ({plugs.where(kind)}).")
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -183,6 +183,11 @@ def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
     return _built[key], _built[key].default_params
 
 
+def code_digest(name: str) -> str | None:
+    """A digest of the code of a user's environment, by name; None for an environment of ours."""
+    return None if (own := _own(name)) is None else plugs.code_digest(own)
+
+
 def _build(name, kwargs):
     if (own := _own(name)) is not None:
         return built(own, name, kwargs)

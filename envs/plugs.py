@@ -11,6 +11,7 @@ Kinds are envs, objectives, searches, estimators, scores and shapings.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import inspect
 import re
@@ -104,6 +105,16 @@ def where(obj: Any) -> str:
         return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def code_digest(obj: Any) -> str:
+    """A digest of the source of a class, a function, or the class of an instance; of its name where there is no source."""
+    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    try:
+        text = inspect.getsource(kind)
+    except (OSError, TypeError):  # defined in a session, or in C
+        text = f"{kind.__module__}:{kind.__qualname__}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _failed(path: str, module_name: str, error: Exception) -> ValueError:
     """What the user's module raised, with the line of theirs that raised it."""
     return ValueError(f"{path} cannot be imported: {raised(error)}")
@@ -111,12 +122,20 @@ def _failed(path: str, module_name: str, error: Exception) -> ValueError:
 
 def raised(error: BaseException) -> str:
     """An error of a user's code in one line, with the last line of theirs that was run: "kites.py, line 3: TypeError: ..."."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not _is_installed(frame.filename)]
+    theirs = _frames_of_users(error)
     line = f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
     if isinstance(error, SyntaxError):
         line = f"{error.filename}, line {error.lineno}: "
     return f"{line}{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error passed through code that is neither Python's, nor of an installed package, nor of this one."""
+    return bool(_frames_of_users(error))
+
+
+def _frames_of_users(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
 
 
 def _is_installed(file: str) -> bool:

@@ -82,6 +82,7 @@ class SoftClip(Drift):
         return inputs.combine(self.numbers, progress, time_aware=aware, sees_statistics=sees, owner="SoftClip")
 
     def __call__(self, log_ratio, advantage, progress=None):
+        advantage = jnp.asarray(advantage)
         numbers = jnp.broadcast_to(self.at(progress), (*jnp.shape(log_ratio), len(SIGNS), len(NUMBERS)))
         positive = (advantage >= 0)[..., None]
         width, slope, softness, reach, back_width, back_slope = jnp.moveaxis(
@@ -109,11 +110,11 @@ class SoftClip(Drift):
         found = {}
         for sign, a in zip(SIGNS, self.at(progress), strict=True):
             values = (
-                self.epsilon * jnp.exp(a[0]),
+                self.epsilon * jnp.exp(jnp.clip(a[0], -LARGEST, LARGEST)),
                 jnp.abs(1.0 + a[1]),
                 jnp.minimum(jnp.abs(a[2]), 1.0),
                 a[3],
-                self.epsilon * jnp.exp(a[4]),
+                self.epsilon * jnp.exp(jnp.clip(a[4], -LARGEST, LARGEST)),
                 jnp.abs(a[5]),
             )
             found[sign] = {name: round(float(value), 4) for name, value in zip(NUMBERS, values, strict=True)}

@@ -66,6 +66,15 @@ print(gap(a, b), gap(a, c))
 """
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("nope", "Unknown objective 'nope'"), ("lpg", "takes a drift, and lpg is a LPG")]
+)
+def test_what_rejax_cannot_train_is_refused_before_anything_is_trained(tmp_path, capsys, name, sentence):
+    assert elsewhere.main([name, "--cells", str(tmp_path / "cells"), "--out", str(tmp_path / "new/out.json")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()
+
+
 @pytest.mark.slow
 def test_ppo_as_a_drift_is_the_ppo_of_rejax():
     try:

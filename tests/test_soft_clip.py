@@ -178,6 +178,17 @@ def test_more_inputs_change_nothing(samples, progress, more):
     np.testing.assert_allclose(again(*samples, progress), drift(*samples), rtol=1e-6)
 
 
+def test_it_takes_numbers():
+    soft, clip = lo.Mirror(drift=lo.SoftClip.create()), lo.Mirror()
+    assert float(soft.surrogate(0.3, 1.0)) == pytest.approx(float(clip.surrogate(0.3, 1.0)), rel=1e-6)
+
+
+def test_the_table_shows_what_is_computed():
+    far = with_numbers(positive_width=10.0)
+    assert far.table()["positive"]["width"] == pytest.approx(0.2 * np.exp(4.0), abs=1e-3)
+    assert float(far(jnp.log(20.0), jnp.float32(1.0))) == pytest.approx(19.0 - 0.2 * np.exp(4.0), rel=1e-4)
+
+
 def test_the_table_names_what_a_reader_wants():
     table = with_numbers(positive_width=np.log(1.5), negative_slope=0.25, negative_back_slope=-0.1).table()
     assert table["positive"]["width"] == pytest.approx(0.3, abs=1e-3)

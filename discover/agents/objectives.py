@@ -18,6 +18,7 @@ import numpy as np
 import learned_objectives as lo
 from discover.names import OWN
 from envs import plugs
+from learned_objectives.library import OURS
 
 
 def as_arrays(objective: lo.Objective) -> lo.Objective:
@@ -115,7 +116,7 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
     """
     if not isinstance(made, lo.Drift | lo.Objective):
         raise ValueError(f"{name} must make a learned_objectives.Drift or Objective, and makes {made!r} ({where}).")
-    where = plugs.where(made)
+    where = plugs.where(users_class(made) or made)
     _require_fields(made, name, where)
     if searched:
         _require_leaves(made, name, where)
@@ -194,6 +195,18 @@ def fingerprint(objective: Any) -> str:
     for leaf in leaves:
         digest.update(np.asarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:16]
+
+
+def users_class(objective: lo.Objective | lo.Drift) -> type | None:
+    """The class of an objective, or of the drift in a Mirror, if it is of a user's code. None if it is one of ours."""
+    inner = objective.drift if isinstance(objective, lo.Mirror) and type(objective) in OURS else objective
+    return None if type(inner) in OURS else type(inner)
+
+
+def identity(objective: lo.Objective) -> str:
+    """`fingerprint`, and of a user's class a digest of its code too: another equation gives other results."""
+    found, theirs = fingerprint(objective), users_class(objective)
+    return found if theirs is None else f"{found}-{plugs.code_digest(theirs)}"
 
 
 def _called(path: str, maker: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

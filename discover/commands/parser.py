@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from discover.settings import flatten
+from envs import plugs
 
 
 def parse(arguments: type, name: str, words: list[str], default: Any = None, usage: str | None = None) -> Any:
@@ -33,6 +34,10 @@ def parse(arguments: type, name: str, words: list[str], default: Any = None, usa
         near = [line.split()[0] for line in _after("Perhaps you meant:", lines) if line.startswith("--")]
         hint = f" Perhaps you meant {' or '.join(near[:3])}." if near else ""
         raise ValueError(f"{_by_flag(sentence, default)}.{hint} {see(name)}") from None
+    except Exception as error:
+        if not plugs.is_users(error):
+            raise
+        raise ValueError(f"the settings failed: {plugs.raised(error)}.") from error
 
 
 def see(name: str) -> str:

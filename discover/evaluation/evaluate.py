@@ -19,7 +19,7 @@ import numpy as np
 import learned_objectives as lo
 from discover.agents.agent import Agent, AgentConfig
 from discover.agents.arguments import require_counts, require_seed, require_settings, whole
-from discover.agents.objectives import fingerprint, require_objective, resolve_objective
+from discover.agents.objectives import identity, require_objective, resolve_objective
 from discover.agents.setups import LossConfig, setup_of, usual_setup
 from discover.devices.modes import plain_jax
 from discover.evaluation.train import as_json, make_directory, make_life, require_room, train
@@ -29,7 +29,7 @@ from discover.results.statistics import iqm_interval
 from discover.runs.record import made_with
 from discover.runs.store import locked, write_text
 from discover.settings import flatten
-from envs import name_of
+from envs import code_digest, name_of
 
 
 class Cell(NamedTuple):
@@ -103,7 +103,8 @@ def evaluate(
         "seed": seed,
         "num_evals": num_evals,
         "setups": {env: {"agent": vars(a), "loss": vars(b)} for env, (a, b) in setups.items()},
-        "objectives": {name: fingerprint(objective) for name, objective in loaded.items()},
+        "objectives": {name: identity(objective) for name, objective in loaded.items()},
+        "environments": {env: digest for env in setups if (digest := code_digest(env)) is not None},
     }
 
     def train_cell(trial: Trial, name: str, before: int) -> Curve:
@@ -210,11 +211,12 @@ def _resume(path: Path, settings: Mapping[str, Any], budgets: Sequence[int]) -> 
     if not path.exists():
         return {}
     before, done = read_cells(path)
-    mine, theirs = flatten(settings), flatten({name: before[name] for name in settings})
+    mine, theirs = flatten(settings), flatten({name: before.get(name, {}) for name in settings})
     for name in sorted(mine.keys() & theirs.keys()):
-        if mine[name] != theirs[name] and name.startswith("objectives."):
+        what, _, changed = name.partition(".")
+        if mine[name] != theirs[name] and what in ("objectives", "environments"):
             raise ValueError(
-                f"{path} holds results of another {name.removeprefix('objectives.')}, which has changed since: choose another "
+                f"{path} holds results of another {changed}, which has changed since: choose another "
                 "--out, or remove it."
             )
         if mine[name] != theirs[name]:
@@ -248,7 +250,7 @@ def _write(
     path = directory / "evaluation.json"
     before = json.loads(path.read_text()) if path.exists() else {"settings": {}, "misfits": []}
     merged = dict(settings)
-    for name in ("setups", "objectives"):  # of what a call before this one was about
+    for name in ("setups", "objectives", "environments"):  # of what a call before this one was about
         merged[name] = before["settings"].get(name, {}) | settings[name]
     known = {(m["objective"], m["env"]): m["why"] for m in before["misfits"]} | misfits
     report = {

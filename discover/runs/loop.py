@@ -29,7 +29,7 @@ from discover.runs.record import Writers, depends_on, import_wandb, provenance
 from discover.runs.store import RunError, Store, open_run, write_text
 from discover.searches.outer_loop import MetaState, OuterLoop
 from discover.searches.recipe import Recipe, recipe_in
-from discover.searches.registry import START, search_for
+from discover.searches.registry import START, search_for, start_record
 from envs import plugs
 
 PyTree = Any
@@ -101,7 +101,7 @@ def _meta_train(
         _stop_signals() as stop,
     ):
         if store is not None and recipe.objective.keeps_copy and not (store.path / START).exists():
-            lo.save(search.template, store.path / START)
+            lo.save(search.template, store.path / START, start_record(search.template))
         if store is not None and config is not None:
             write_text(store.path / "config.toml", config)
         loop = _Loop(search, store, quiet, wandb)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from discover.devices.plan import Plan
-from discover.plugins import Registry, blame
+from discover.plugins import Registry, blame, require_defaults
 from envs import plugs
 
 SEARCHES = Registry(
@@ -98,8 +98,13 @@ def search_config(spec: Any, before: SearchConfig | None = None) -> SearchConfig
         spec = SearchConfig.of_kind(spec)
     if isinstance(spec, type) and issubclass(spec, SearchConfig):
         kind = spec
-        with blame(kind, "the settings"):
-            spec = before if type(before) is kind else kind()
+        if type(before) is kind:
+            spec = before
+        else:
+            if dataclasses.is_dataclass(kind):
+                require_defaults(kind)
+            with blame(kind, "the settings"):
+                spec = kind()
     if not isinstance(spec, SearchConfig):
         raise ValueError(
             f"search must be a discover.SearchConfig or the name of one, {', '.join(SEARCHES)} or package.module:Class, and is "

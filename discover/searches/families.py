@@ -25,7 +25,7 @@ from discover.agents.objectives import (
 from discover.agents.setups import LossConfig
 from discover.console import advise
 from discover.names import OWN_BY_PATH, unknown
-from discover.plugins import Registry, blame, is_ours
+from discover.plugins import Registry, blame, is_ours, require_defaults
 from discover.searches import imitation
 from envs import plugs
 
@@ -79,8 +79,8 @@ class LPOConfig(ObjectiveConfig):
             raise ValueError(
                 f"objective.start must be 'ppo', 'none', or the name or file of an LPO, and is {self.start!r}."
             )
-        if not self.epsilon > 0:
-            raise ValueError(f"objective.epsilon must be positive, and is {self.epsilon}.")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"objective.epsilon must be positive and finite, and is {self.epsilon}.")
         if self.width < 1:
             raise ValueError(f"objective.width must be at least 1, and is {self.width}.")
 
@@ -181,8 +181,8 @@ class FormulaConfig(ObjectiveConfig):
     def __post_init__(self):
         if self.name not in ("ppo", "dpo", "mdpo"):
             raise ValueError(f"objective.name must be ppo, dpo or mdpo, and is {self.name!r}.")
-        if not self.epsilon > 0:
-            raise ValueError(f"objective.epsilon must be positive, and is {self.epsilon}.")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"objective.epsilon must be positive and finite, and is {self.epsilon}.")
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
         if self.name == "ppo":
@@ -205,8 +205,8 @@ class SoftClipConfig(ObjectiveConfig):
             raise ValueError(
                 f"objective.start must be 'ppo', or the name or file of a SoftClip, and is {self.start!r}."
             )
-        if not self.epsilon > 0:
-            raise ValueError(f"objective.epsilon must be positive, and is {self.epsilon}.")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"objective.epsilon must be positive and finite, and is {self.epsilon}.")
 
     @property
     def keeps_copy(self) -> bool:
@@ -244,8 +244,8 @@ class TunedPPOConfig(ObjectiveConfig):
     epsilon: float = 0.2  # PPO's clip at generation 0
 
     def __post_init__(self):
-        if not self.epsilon > 0:
-            raise ValueError(f"objective.epsilon must be positive, and is {self.epsilon}.")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"objective.epsilon must be positive and finite, and is {self.epsilon}.")
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
         return loss.on(as_arrays(scheduled(lo.AsymmetricClip(epsilon=self.epsilon), self)))
@@ -378,8 +378,11 @@ def _family(spec: Any, before: ObjectiveConfig | None) -> ObjectiveConfig:
         raise ValueError(f"{kind.__name__} lacks template ({plugs.where(kind)}).")
     if not isinstance(spec, type):
         return spec
+    if before is not None and type(before) is kind:
+        return before
+    require_defaults(kind)
     with blame(kind, "the settings"):
-        return before if before is not None and type(before) is kind else kind()
+        return kind()
 
 
 def _own_instance(made: Any) -> OwnObjective:
