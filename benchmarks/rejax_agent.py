@@ -1,7 +1,7 @@
 """rejax's PPO with a drift of ours instead of its clip: `python -m benchmarks.rejax_agent SPEC` prints a line of JSON.
 
-Runs in the environment of `benchmarks.peer_env`, which has rejax and not our package's dependencies. SPEC is JSON with the fields
-of `Life`.
+Runs in the environment of `benchmarks.peer_env`, which has rejax and, of our dependencies, those of
+`learned_objectives`. SPEC is JSON with the fields of `Life`.
 """
 
 from __future__ import annotations

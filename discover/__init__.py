@@ -21,7 +21,7 @@ COMMAND_LINE = sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "discover"
 
 
 def _refuse_shadow() -> None:
-    """`envs` is a likely name for a user's own package, and theirs may come first on the path."""
+    """A user's package may also have the name `envs`, and may come first on the path."""
     spec = importlib.util.find_spec("envs")
     found = Path(spec.origin) if spec and spec.origin else None
     if found is not None and found.resolve().parents[1] == Path(__file__).resolve().parents[1]:

@@ -49,11 +49,11 @@ def plain_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def told(message, category, *where, **how):
+        def show_advice(message, category, *where, **how):
             if issubclass(category, Advice):
                 print_line(f"discover: {message}", error=True)
             else:
                 show(message, category, *where, **how)
 
-        warnings.showwarning = told
+        warnings.showwarning = show_advice
         yield

@@ -56,7 +56,7 @@ def unrecognised(command: str, words: list[str]) -> str | None:
 
 
 def _of_plugs(words: list[str]) -> tuple[str, ...]:
-    """The prefixes of flags that are fields of a user's own class: those of --search and --objective where a path follows."""
+    """The prefixes of flags that are fields of a user's class: those of --search and --objective where a path follows."""
     given = [part for word in words for part in word.split("=", 1)]
     return tuple(
         f"{flag}." for flag, value in itertools.pairwise(given) if flag in ("--search", "--objective") and ":" in value

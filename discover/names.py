@@ -128,7 +128,7 @@ def _check_resume(words: list[str]) -> None:
         if flag in ("--generations", "--checkpoint-every"):
             run = next(iter(_free(words).values()), "DIRECTORY")
             raise ValueError(
-                f"resume goes on by the recipe in the directory, and takes no {flag}: `discover meta-train RECIPE --out {run} "
+                f"resume uses the recipe in the directory, and takes no {flag}: `discover meta-train RECIPE --out {run} "
                 f"{flag} NUMBER` does."
             )
 

@@ -49,7 +49,7 @@ def _terminal() -> Any | None:
 
 
 def pace(seconds: float, left: float, since: float, unit: str) -> str:
-    """Rate and time left, where a unit takes so many seconds, `left` are left, and `since` seconds have passed since the last."""
+    """Rate and time left. `seconds`: of one unit; `left`: units that are left; `since`: seconds since the last unit."""
     if not seconds:
         return ""
     shown = f"{1 / seconds:.1f} {unit}s/s" if seconds < 1 else f"{seconds:.1f} s/{unit}"

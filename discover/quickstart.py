@@ -18,7 +18,7 @@ SEEDS = 16
 
 
 def quickstart(out: Path) -> int:
-    """Run it all; returns the exit status. Run again, it goes on where it stopped."""
+    """Run all steps and return the exit status. A second call continues where the first stopped."""
     recipe = recipes.quickstart()
     with open_run(out, recipe):  # refused before a word is said
         pass

@@ -1,4 +1,4 @@
-"""Where agents live: gymnax, Brax, grid-world and probe environments behind one interface.
+"""Environments: gymnax, Brax, grid worlds and probes behind one interface.
 
 >>> import envs
 >>> env, params = envs.make("Breakout-MinAtar")

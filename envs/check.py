@@ -32,7 +32,7 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
     for fault in capability_faults(env, params):
         _require(False, env, fault)
 
-    # Twenty steps run in no time: nearly all the cost is compilation, and this halves it.
+    # Twenty steps are fast. Nearly all the cost is compilation, and this option halves it.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def rollout(key, params):
         keys = jax.random.split(key, num_envs)

@@ -13,7 +13,7 @@ arrays, and every method is a pure function of them:
 
 `step` returns o_{t+1} and s_{t+1}, and at the end of an episode o_0 and s_0 of the next one.
 Observations, actions and types are those that `envs.check` states. `terminated` ends the task: the value of s_{t+1} is 0.
-`truncated` is the time limit: the return goes on from s_{t+1}, and an agent bootstraps from its value.
+`truncated` is the time limit: the return includes the value of s_{t+1}, from which an agent bootstraps.
 
     G_t = r_t + gamma (1 - terminated_{t+1}) V(s_{t+1}),    if the episode ends at t + 1
 

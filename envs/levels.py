@@ -6,7 +6,7 @@
 References: Oh et al. 2020, appendix A.1, arXiv:2007.08794 (the five tabular levels); Jackson et al. 2023, appendix C,
 arXiv:2310.02782 (random worlds), and Jackson et al. 2024, arXiv:2402.05828 (random lifetimes); the mazes are those that
 minimax collects, Jiang et al. 2023, arXiv:2311.12716. Where the code of the last three differs from the papers, its version
-goes by the name `groove_...`.
+has the name `groove_...`.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def _build(name: str) -> tuple[GridWorld, Callable[[jax.Array], Level]]:
 
 
 def _among(templates: list[Level], redraw: Callable[[jax.Array, Level], Level] = lambda _, level: level):
-    """A sampler that picks a template, draws anew what `redraw` does, and places agent and objects."""
+    """A sampler that picks a template, draws again what `redraw` does, and places agent and objects."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *templates)
 
     def draw(key: jax.Array) -> Level:

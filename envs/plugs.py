@@ -87,7 +87,7 @@ def resolve(path: str) -> Any:
 def path_of(obj: Any) -> str:
     """The path of a class, a function, or the class of an instance: the inverse of `resolve`.
 
-    Raises ValueError where `resolve` would not find it again: a class defined in a function, or in a script that is run.
+    Raises ValueError where `resolve` would not find it again: a class defined in a function.
     """
     kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
     path = f"{kind.__module__}:{kind.__qualname__}"

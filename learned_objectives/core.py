@@ -181,7 +181,7 @@ def require_statistics(progress: Progress | None, name: str) -> Statistics:
 
 
 def same_shape(*arrays: jax.Array) -> None:
-    """Refuse [N, 1] meeting [N], which would broadcast to [N, N] unnoticed."""
+    """Refuse [N, 1] with [N], which would broadcast to [N, N] without an error."""
     shapes = {jnp.shape(a) for a in arrays}
     if len(shapes) != 1:
         raise ValueError(

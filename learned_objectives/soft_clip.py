@@ -34,6 +34,9 @@ class SoftClip(Drift):
         w_b = epsilon e^(a_back_width)           where a step against the advantage is pulled back
         k_b = |a_back_slope|                     by so much more than the gain alone does; PPO: 0
 
+    The exponent of a width, log(w / epsilon) or log(w_b / epsilon), is limited to [-4, 4]. In |A|^(a_reach) alone, |A| is limited
+    to [0.01, 100].
+
     D >= 0, D = 0 and D flat at r = 1 hold for any numbers, since h is zero up to w (1 - t) >= 0.
 
     The inputs x of a = sum_i x_i row_i are 1; with `time_aware=True` also n/N and log10 N - 5.5, N in environment steps; and

@@ -57,7 +57,7 @@ def _survey(drift: Callable, points: Points) -> Survey:
 
 
 class Surveyor:
-    """One drift, traced anew: `jax.jit` would keep what it traced of a class before its code or a global of it changed.
+    """One drift, traced again: `jax.jit` would keep what it traced of a class before its code or a global of it changed.
 
     `jax.jit` knows a function by its identity, and each partial has its own.
     """

@@ -138,7 +138,7 @@ plots.legend(axis)
 
 # %%
 def play(agent, task, state, key, num_steps):
-    """The states of one episode, up to its end or so many steps."""
+    """The states of one episode, up to its end or `num_steps` steps."""
 
     def step(carry, key):
         obs, world = carry
@@ -327,8 +327,8 @@ plots.credit(found.objective)
 
 # %%
 world = envs.levels.sample(jax.random.key(1), "medium")
-told = insights(lo.load("lpg"), envs.make("gridworld/medium")[0], world, num_updates=life // UPDATE)
-plots.targets(told)
+moments = insights(lo.load("lpg"), envs.make("gridworld/medium")[0], world, num_updates=life // UPDATE)
+plots.targets(moments)
 
 # %% [markdown]
 # The search contains no definition of a value, nor of its sign: the prediction is a distribution over eight symbols, and the

@@ -244,7 +244,7 @@ plots.legend(axis, f"{plots.BAND}\nthin: population's mean")
 
 # %% [markdown]
 # This is one search of each, with eight generations of very short lives. It shows that both run. It does not show which
-# is better, and hardly shows a rise of either. A comparison needs several `seed`s and a step size tuned for each.
+# is better, and neither curve rises clearly. A comparison needs several `seed`s and a step size tuned for each.
 
 # %% [markdown]
 # ## An outer loop
@@ -333,10 +333,10 @@ print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).std
 # %%
 def reinforce(search, objective, member, seen):
     """-mean[log pi(a|s) G], G the discounted sum of the rewards that follow, normalised."""
-    silent = seen.outer._replace(
+    no_critic = seen.outer._replace(
         critic=jnp.zeros_like(seen.outer.critic), next_critic=jnp.zeros_like(seen.outer.next_critic)
     )
-    returns = generalised_advantage(silent, gamma=search.config.gamma, gae_lambda=1.0)
+    returns = generalised_advantage(no_critic, gamma=search.config.gamma, gae_lambda=1.0)
     return search.policy_loss(seen.after, seen.outer, jax.lax.stop_gradient(normalise(returns)))
 
 

@@ -214,10 +214,10 @@ def test_what_is_no_number_is_named_with_its_flag(refused, line, flag):
         (f"{META} --search.strategy ES", "discover: Unknown strategy 'ES'"),
         (
             "train --num-seeds 1000000000 --total-steps 1024 --out out",
-            "num_seeds is 1000000000, and so many agents do not",
+            "num_seeds is 1000000000, and that many agents do not",
         ),
-        ("train --agent.hidden 1000000 1000000 --out out", "so many agents do not fit into memory"),
-        ("evaluate ppo --envs CartPole-v1 --num-seeds 1000000000 --out out", "so many agents do not fit into memory"),
+        ("train --agent.hidden 1000000 1000000 --out out", "that many agents do not fit into memory"),
+        ("evaluate ppo --envs CartPole-v1 --num-seeds 1000000000 --out out", "that many agents do not fit into memory"),
         ("train --env small --out out", "did you mean 'gridworld/small'? `discover list` shows them all"),
         ("train --env CartPol-v1 --out out", "did you mean 'CartPole-v1'? `discover list` shows them all"),
         ("card", "Unknown command 'card'; known are quickstart, list"),

@@ -67,6 +67,10 @@ def test_a_dry_run_counts_what_there_will_be():
     assert lines["steps"] == "16 of 8,192 environment steps, 5 evaluations of 8,192: 172,032 in all"
     assert lines["devices"] == "4 of kind cpu"
     assert "s a generation" in lines["time"]
+    assert lines["chunk"] == "1 pair at a time on each device"
+    assert " temporary " in lines["memory"]
+    assert lines["compilation"].endswith(" s (less if cached)")
+    assert lines["loop"].endswith(" ms overhead a step")
 
 
 @pytest.mark.slow

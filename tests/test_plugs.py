@@ -730,7 +730,7 @@ def test_a_run_whose_class_failed_in_its_first_step_may_begin_again(more, tmp_pa
     assert len(discover.meta_train(recipe, tmp_path / "run", quiet=True).rows) == 2
     said = capsys.readouterr().err
     assert said.startswith("The checkpoint of generation 0 does not fit Wider (")
-    assert said.endswith("The run starts anew.\n")
+    assert said.endswith("The run starts again.\n")
 
 
 @pytest.mark.slow

@@ -360,7 +360,7 @@ def test_without_a_readable_checkpoint_it_says_so_and_keeps_what_there_is(first,
         damage(checkpoint, "cut")
     objective = crash.exported(tmp_path / "run")
     for _ in range(2):
-        with pytest.raises(RunError, match=r"^No checkpoint in .* can be read: choose another --out and start anew.$"):
+        with pytest.raises(RunError, match=r"^No checkpoint in .* can be read: choose another --out and start again.$"):
             crash.search(tmp_path / "run")
     assert crash.exported(tmp_path / "run") == objective
 
@@ -391,14 +391,14 @@ def read_only(path):
         subprocess.run(["umount", path], check=True)
 
 
-CANNOT = "Cannot write {} of .*: the same command goes on from the last checkpoint, once it can."
+CANNOT = r"Cannot write {} of .*\. When this is solved, the same command continues from the last checkpoint\."
 
 
 @pytest.mark.parametrize(
     ("step", "sentence", "last"),
     [
         ("log", CANNOT.format("the log"), 4),
-        ("save", "Cannot write the checkpoint of generation 5 .*: the same command goes on from the one before", 4),
+        ("save", "Cannot write the checkpoint of generation 5 .*, the same command continues from the one before", 4),
         ("export", CANNOT.format("the objective"), 8),
     ],
 )
@@ -468,7 +468,9 @@ def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_space(first, small_
         _, sentence = process.communicate()
     assert process.returncode == 2
     assert sentence.startswith("discover: Cannot write the checkpoint of generation ")
-    assert sentence.endswith("(No space left on device): the same command goes on from the one before, once it can.\n")
+    assert sentence.endswith(
+        "(No space left on device). When this is solved, the same command continues from the one before.\n"
+    )
     enlarge()
     crash.search(disk / "run")
     assert crash.exported(disk / "run") == crash.exported(first.result.out)

@@ -78,7 +78,7 @@ def test_only_a_life_that_is_worth_it_is_shared():
         config = dataclasses.replace(discover.usual_setup(name).agent, **kwargs)
         return Agent(env, config).useful_shards(max(4 // num_seeds, 1))
 
-    assert shards("CartPole-v1", 1) == 1  # too little to do between two meetings
+    assert shards("CartPole-v1", 1) == 1  # too little work between two synchronisations
     assert shards("Breakout-MinAtar", 1) == 4
     assert shards("Breakout-MinAtar", 2) == 2
     assert shards("Breakout-MinAtar", 3) == 1

@@ -132,21 +132,21 @@ class Agent:
 
     @property
     def worth_sharing(self) -> bool:
-        """Whether the rows of a rollout are worth dealing out to devices that then must meet: large minibatches, or physics."""
+        """Whether sharing the rows of a rollout saves more than synchronising devices costs: large minibatches, or physics."""
         return self.fills_cache or self.env.expensive_reset
 
-    def useful_shards(self, spare: int) -> int:
-        """Of so many devices, those that a life is quicker on: two if its networks are trained apart, as many as share its rows
-        evenly if these are worth sharing. One where the plan splits no lives."""
+    def useful_shards(self, num_devices: int) -> int:
+        """How many of these devices make one life faster: two if its networks are trained separately; as many as divide its rows
+        evenly, if these are worth sharing; otherwise, and where the plan splits no lives, one."""
         c = self.config
         if not self.plan.splits_lives:
             return 1
         if c.clip == "separate":
-            return min(spare, 2)
+            return min(num_devices, 2)
         if not self.worth_sharing:
             return 1
         rows = c.steps_per_update // c.num_minibatches
-        return max(d for d in range(1, spare + 1) if c.num_envs % d == 0 and rows % d == 0)
+        return max(d for d in range(1, num_devices + 1) if c.num_envs % d == 0 and rows % d == 0)
 
     @property
     def _row_shards(self) -> int:
@@ -249,7 +249,7 @@ class Agent:
     def rollout(
         self, objective: Objective, task: Task, state: AgentState, keys: Sequence[jax.Array]
     ) -> tuple[ro.EnvCarry, Rollout]:
-        """What the agent meets next, and the environments after it; `keys` [3] as `rollout.rollout` takes them."""
+        """The environments after the next rollout of the agent, and that rollout; `keys` [3] as `rollout.rollout` takes them."""
         return ro.rollout(
             self.env,
             task.env_params,

@@ -39,7 +39,7 @@ class AgentConfig:
     adam_b1: float = 0.9  # decay of the first moment
     adam_b2: float = 0.999  # decay of the second moment
     adam_eps: float = 1e-5  # added to the root of the second moment
-    hidden: tuple[int, ...] = (64, 64)  # of the actor and, apart from it, of the critic
+    hidden: tuple[int, ...] = (64, 64)  # layer sizes of the actor and of the critic (separate networks)
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
     network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
     products: Literal["float32", "bfloat16"] = "float32"  # factors of dense layers are rounded to; sums are float32

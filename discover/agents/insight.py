@@ -18,7 +18,7 @@ LEAST = 4  # visits of a pair or a state that is reported
 
 
 class Insight(NamedTuple):
-    """At one moment of a life, over the pairs of state and action that the agent meets and over the states."""
+    """At one moment of a life, over the pairs of state and action that the agent visits and over the states."""
 
     fraction: float  # of the life that has passed
     policy_target: np.ndarray  # f64[pairs], mean pi-hat
@@ -75,14 +75,14 @@ def _look(agent: Agent, lpg: LPG, task, state):
     return rollout.obs, rollout.action, targets.policy, lpg.reading(targets.prediction), worth, policy, whole[start]
 
 
-def _insight(fraction, states, actions, told, reading, worth, policy, ret) -> Insight:
+def _insight(fraction, states, actions, pi_hat, reading, worth, policy, ret) -> Insight:
     value = (policy * worth).sum(-1)
     pairs = (states * worth.shape[1] + actions).ravel()
     often = np.flatnonzero(np.bincount(pairs, minlength=worth.size) >= LEAST)
     visited = np.flatnonzero(np.bincount(states.ravel(), minlength=len(value)) >= LEAST)
     return Insight(
         fraction,
-        _mean(told, pairs, worth.size)[often],
+        _mean(pi_hat, pairs, worth.size)[often],
         (worth - value[:, None]).ravel()[often],
         _mean(reading, states, len(value))[visited],
         value[visited],

@@ -73,9 +73,9 @@ class Learner:
     ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
         """All gradient steps on one rollout and its targets, leaves [T, B, ...]: (params, opt_state, metrics of every step).
 
-        Devices that share a life each run the networks on their rows of every minibatch, and meet twice in a gradient step. Where
-        the gradients of actor and critic are clipped apart, nothing ties one network to the other until the next rollout: the
-        first device trains the actor, the second the critic, and they meet once.
+        Devices that share a life each run the networks on their rows of every minibatch, and synchronise twice a gradient step.
+        If the gradients of actor and critic are clipped separately, the networks are independent until the next rollout: the
+        first device trains the actor, the second the critic, and they synchronise once.
         """
         if self.config.clip == "separate":
             require_separable(objective)
@@ -211,7 +211,7 @@ def permutations(key: jax.Array, count: int, size: int, shards: int = 1) -> jax.
     Sorts one array of random high bits over index low bits, four times faster on CPU than sorting pairs. Only where at least 16
     random bits are left. Rows with equal random bits keep the order of their indices: at 2^16 rows, the most, 63 % of the rows
     share theirs with another, but one pair in 2^16 only has equal bits, so that its order differs from random that rarely.
-    With `shards`, so many devices share the sorting if `count` is a multiple.
+    `shards` devices share the sorting if `count` is a multiple of `shards`.
     """
     index_bits = max(size - 1, 1).bit_length()
     if index_bits > 16:

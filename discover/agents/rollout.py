@@ -173,8 +173,8 @@ def rollout(
 
     The statistics in `carry` are those the policy saw, and stay as they are: use them for the updates on this rollout, so
     that the first ratio is exactly 1, then call `absorb`. `discount` is for the reward's scale alone. `keys` [3]: of the
-    environments, the policy and the starts. With `shards`, each of so many devices along `team.AXIS` steps its part of the
-    environments, and all come to have all of it; what is drawn does not depend on how many they are.
+    environments, the policy and the starts. `shards`: the number of devices along `team.AXIS`. Each of them steps a part of
+    the environments, and all receive the whole rollout. The random draws do not depend on their number.
     """
     num_envs, dtype = carry.obs.shape[0], carry.obs.dtype
     if plan.binary_obs and carry.obs_stats is None and env.binary_obs:

@@ -17,7 +17,7 @@ from learned_objectives import LPG, Mirror, Objective
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The knobs of mirror learning that belong to an environment rather than to a drift."""
+    """Loss settings that depend on the environment and not on the drift."""
 
     gamma: float = 0.99  # discount per step
     gae_lambda: float = 0.95  # of generalised advantages
@@ -36,7 +36,7 @@ class LossConfig:
                 raise ValueError(f"{name} must be in [0, 1], and is {getattr(self, name)}.")
 
     def on(self, objective: Objective) -> Objective:
-        """The objective with these knobs, if it has them: objectives are compared under the same ones."""
+        """The objective with these settings, if it has them. Objectives are compared under the same settings."""
         return objective.replace(**vars(self)) if isinstance(objective, Mirror) else objective
 
 
@@ -152,7 +152,7 @@ LPG_RATES = {"sgd": GRID.agent.learning_rate, "adam": SHUFFLED_GRID.agent.learni
 
 
 def warn_if_far(objective: Objective, config: AgentConfig) -> None:
-    """Warn where an LPG meets settings far from those of its family: more than one gradient step per rollout, or a learning rate
+    """Warn where an LPG has settings far from those of its family: more than one gradient step per rollout, or a learning rate
     over ten times as large or as small."""
     if not isinstance(objective, LPG):
         return

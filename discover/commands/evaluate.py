@@ -15,7 +15,7 @@ from discover.progress import bar
 class Evaluate:
     """Train objectives side by side in the same environments with the same agents, and compare their returns.
 
-    The same line again, with the same --out, goes on where it stopped; with more objectives or environments it adds them.
+    The same line again, with the same --out, continues where it stopped; with more objectives or environments it adds them.
 
     Example: discover evaluate ppo dpo runs/lpo --envs Breakout-MinAtar Asterix-MinAtar --num-seeds 10 --out results
     """

@@ -41,7 +41,7 @@ class MetaTrain:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with the run in a directory, by the recipe it has there.
+    """Continue the run in a directory, with the recipe that is recorded there.
 
     Example: discover resume runs/lpo
     """

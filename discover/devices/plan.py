@@ -21,13 +21,13 @@ class Plan:
 
     platform: str = "cpu"
     cache_bytes: int | None = 2**20  # lives whose minibatch exceeds it run one after another; None: side by side
-    splits_lives: bool = True  # whether spare devices share one life
+    splits_lives: bool = True  # whether several devices share one life
     eager_starts: int | None = 64  # largest observations whose starts are drawn a rollout at once; None: any
     late_values: int | None = 64  # largest observations of which last ones are valued after a rollout; None: any
     binary_obs: bool = False  # whether rollouts keep observations of zeros and ones, as MinAtar's, as booleans
-    copies_transposed: bool = True  # whether the transposed factor of a weight's gradient is laid out anew in memory
+    copies_transposed: bool = True  # whether the transposed factor of a weight's gradient is copied to another layout
     flat_rows: bool = False  # whether minibatches are gathered from a rollout's observations as vectors
-    gathers_on_device: bool = False  # whether gradients meet on the devices, and not in the host's memory
+    gathers_on_device: bool = False  # whether gradients are summed on the devices, and not in the host's memory
     chunk: int | None = 4  # pairs, or twice as many members, side by side on a device; None: what memory holds
     turns: int = 1  # chunks that a device takes in turn at least, where lives differ in length
     chosen_by: str = "measured"

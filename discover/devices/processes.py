@@ -32,7 +32,7 @@ LOST_PROCESS = (
 )
 
 
-_meetings = itertools.count()
+_barriers = itertools.count()
 
 
 class LostProcess(RuntimeError):
@@ -228,7 +228,7 @@ def barrier() -> None:
     """Wait until all processes arrive. Collectives time out after half a minute, and lives or compilations may differ by more."""
     from orbax.checkpoint import multihost
 
-    multihost.get_barrier_sync_fn()(key=f"discover-{next(_meetings)}", timeout_ms=BARRIER_TIMEOUT_MS)
+    multihost.get_barrier_sync_fn()(key=f"discover-{next(_barriers)}", timeout_ms=BARRIER_TIMEOUT_MS)
 
 
 def max_over_processes(number: int) -> int:

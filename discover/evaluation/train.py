@@ -60,11 +60,11 @@ def train(
         minibatches are large, or whose environment is expensive to step, has all cores that others leave it. Or a core for each
         network, if their gradients are clipped apart.
       devices: those that train them (default: all of every process).
-      agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its own knobs unless `loss` is given.
+      agent, loss: default to `usual_setup(env)`. An Objective given as such keeps its loss settings unless `loss` is given.
       out: a directory for `train.jsonl` and `curve.png`.
       progress: called with a line after each stretch, `print` for instance.
 
-    Warns where an LPG meets settings far from those it was searched with.
+    Warns where an LPG has settings far from those it was searched with.
     Raises, with a sentence:
       ValueError: what cannot be: names, sizes, spaces.
       TypeError: what is of another type. Numbers of steps, seeds and evaluations are ints; 1e6 is a float.
@@ -87,8 +87,8 @@ def train(
     if directory is not None:
         refuse_overwriting(directory / "train.jsonl")
     if chunk is None:
-        spare = len(available) // num_seeds if jax.process_count() == 1 else 1
-        learner = replace(learner, shards=learner.useful_shards(max(spare, 1)))
+        devices_per_agent = len(available) // num_seeds if jax.process_count() == 1 else 1
+        learner = replace(learner, shards=learner.useful_shards(max(devices_per_agent, 1)))
     result = _train(
         learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, available, progress
     )
@@ -117,8 +117,8 @@ def require_room(agent: Agent, num_seeds: int, devices: Sequence[Any] | None = N
     needed, left = num_seeds * each + rollout, free_memory(devices) * len(devices or jax.devices())
     if needed > left:
         raise ValueError(
-            f"num_seeds is {num_seeds}, and so many agents do not fit into memory: they need {needed / 1e9:,.1f} GB or more, and "
-            f"{left / 1e9:,.1f} GB are left. Take fewer, or smaller ones (agent.num_envs, agent.num_steps, agent.hidden)."
+            f"num_seeds is {num_seeds}, and that many agents do not fit into memory: they need {needed / 1e9:,.1f} GB or more, "
+            f"and {left / 1e9:,.1f} GB are left. Take fewer, or smaller ones (agent.num_envs, agent.num_steps, agent.hidden)."
         )
 
 

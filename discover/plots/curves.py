@@ -1,4 +1,4 @@
-"""Figures of how agents learned, what objectives come to, and how searches went."""
+"""Figures: learning curves of agents, final returns of objectives, and the progress of searches."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def intervals(summary: Mapping[str, Mapping[str, Interval]], *, title: str = "",
 
 
 def budgets(comparison: Comparison) -> Figure:
-    """What each objective comes to in lives of different length: IQM of the final return and its 95% interval."""
+    """The final return of each objective in lives of different length: its IQM and 95% interval."""
     by_env: dict[str, list[Trial]] = {}
     for trial in sorted(comparison.curves, key=lambda t: t.total_steps):
         by_env.setdefault(trial.env, []).append(trial)

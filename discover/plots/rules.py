@@ -60,8 +60,8 @@ def targets(found: Sequence[Insight]) -> Figure:
         below.set_xlabel("true value V(s)")
         for axis, x, y in ((above, each.advantage, each.policy_target), (below, each.value, each.reading)):
             varied = min(x.size, y.size) > 1 and x.std() > 0 and y.std() > 0
-            told = f"r = {np.corrcoef(x, y)[0, 1]:.2f}" if varied else "r: none"
-            axis.text(0.04, 0.96, told, transform=axis.transAxes, va="top", fontsize=9)
+            text = f"r = {np.corrcoef(x, y)[0, 1]:.2f}" if varied else "r: none"
+            axis.text(0.04, 0.96, text, transform=axis.transAxes, va="top", fontsize=9)
             axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("policy target, mean")
     axes[1, 0].set_ylabel("prediction target as the rule reads it, mean")

@@ -52,7 +52,7 @@ def look_inside(objective: Objective) -> dict[str, Figure]:
 
 
 def _of_a_life(objective: Objective) -> dict[str, Figure]:
-    """What an update rule says to an agent of its own, trained for this picture."""
+    """The targets of an update rule for an agent that is trained for this figure."""
     if not isinstance(objective, LPG):
         return {}
     env, level = make("gridworld/medium")[0], levels.sample(jax.random.key(LEVEL), "medium")

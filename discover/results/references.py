@@ -1,4 +1,4 @@
-"""What a random policy and PPO come to, per environment: the zero and the one of a score.
+"""Returns of a random policy and of PPO, per environment: the zero and the one of a score.
 
 The numbers are data, measured by `python -m benchmarks.references` and kept with where they came from.
 """

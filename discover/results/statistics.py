@@ -68,8 +68,8 @@ def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarr
 
 
 def paired_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Mean of ours - theirs where seed s of both met the same task with the same keys: resample both by the same draw. Where
-    neither has a return, neither is ahead."""
+    """Mean of ours - theirs, where seed s of both has the same task and keys: resample both by the same draw. If neither has a
+    return, their difference is 0."""
     ours, theirs = _worst(ours), _worst(theirs)
     with np.errstate(invalid="ignore"):
         gain = np.where(ours == theirs, 0.0, ours - theirs)
@@ -146,7 +146,7 @@ class _Draw(NamedTuple):
 
 
 def t_interval(value: float, variances: Sequence[float], sizes: Sequence[int], *, level: float = 0.95) -> Interval:
-    """value +- t se, from the bootstrap variances of a statistic in independent strata of so many items.
+    """value +- t se, from the bootstrap variances of a statistic in independent strata of these sizes.
 
         se^2 = sum_k v_k n_k / (n_k - 1),    nu = se^4 / sum_k (v_k n_k / (n_k - 1))^2 / (n_k - 1)
 
@@ -165,7 +165,7 @@ def t_interval(value: float, variances: Sequence[float], sizes: Sequence[int], *
 
 
 def score_interval(value: float, ours: int, theirs: int, *, environments: int = 1, level: float = 0.95) -> Interval:
-    """The interval of a probability of improvement p in which m of our seeds met n of theirs: all q with (p - q)^2 <= z^2 V(q).
+    """The interval of a probability of improvement p from m of our seeds and n of theirs: all q with (p - q)^2 <= z^2 V(q).
 
         V(q) = q (1 - q) / (m n) (1 + ((m + n) / 2 - 1) ((1 - q) / (2 - q) + q / (1 + q)))
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: sealed by a checksum, compared with what they are to be read into."""
+"""Checkpoints with a checksum, checked against the expected state."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _owner(template: PyTree, names: tuple[str, ...]) -> str | None:
 
 
 def _sealed(state: PyTree) -> PyTree:
-    """With a checksum, for tensorstore has none of what an array holds."""
+    """The state with a checksum. tensorstore does not verify the contents of arrays."""
     digest = hashlib.sha256()
     for x in jax.tree.leaves(state):
         digest.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
@@ -93,12 +93,12 @@ def _filled(tree: PyTree) -> PyTree:
 
 
 def _on_host(tree: PyTree) -> PyTree:
-    """In arrays of NumPy's: of several processes one alone writes, and a device's array would be a matter for all."""
+    """As NumPy arrays. Only process 0 writes, and device arrays would need all processes."""
     return jax.tree.map(np.asarray, tree)
 
 
 def _abstract(x: jax.Array) -> np.ndarray:
-    """What is to be read: an array of NumPy's, which belongs to no device and no process."""
+    """A NumPy placeholder with the shape and type to read."""
     return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 

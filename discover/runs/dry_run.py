@@ -1,4 +1,4 @@
-"""What a run would be, before it is: `discover meta-train RECIPE --dry-run`. Compiles what a step runs, and writes nothing."""
+"""Estimate a run without starting it: `discover meta-train RECIPE --dry-run`. Compiles the programs of a step; writes nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PyTree = Any
 def dry_run(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | None = None) -> Iterator[str]:
     """Lines about a recipe: shapes, parameters, devices, chunk, memory, environment steps, time.
 
-    With the chunk of the run in `out` if there is one, on these devices (default: all). Memory is what the compiler says of the
-    step's own programs, which a run that follows finds compiled. Time is that of a few updates, or of one meta-gradient, times
-    how many there will be.
+    Uses the chunk of the run in `out`, if there is one, and these devices (default: all). Memory is the compiler's analysis of
+    the programs of a step; a later run finds them in the compilation cache. Time is measured on a few updates, or on one
+    meta-gradient, and multiplied by their number.
     """
     search = search_for(settled(recipe, out, devices), devices=devices)
     yield "starting     the search: its first agents and levels"
@@ -44,21 +44,24 @@ def dry_run(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] | No
         compiled = program.lower(*arguments).compile()
         seconds += time.monotonic() - began
         yield f"memory       {_memory(compiled)} on each device: {name}"
-    yield f"compilation  {seconds:.0f} s, or as long as it takes to read what an earlier process has compiled"
+    yield f"compilation  {seconds:.0f} s (less if cached)"
     yield f"checkpoint   {_size(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parallel.unwrap_keys(state))))}"
     yield "measuring    the time of a few updates"
     try:
         yield from _time(search, state)
-        yield f"loop         {1e3 * search.loop_seconds(state):.1f} ms of a step, in which no program of lives runs"
+        yield f"loop         {1e3 * search.loop_seconds(state):.1f} ms overhead a step"
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        yield "time         cannot be measured, since it does not fit into memory: --fit takes what does"
+        yield "time         cannot be measured, since a step does not fit into memory: use --fit"
 
 
 def _chunk(search: OuterLoop) -> str:
     config = search.recipe.search
-    return f"chunk        {'all' if config.chunk is None else config.chunk} {config.unit} of a device side by side"
+    if config.chunk is None:
+        return f"chunk        all {config.unit} of each device at a time"
+    unit = config.unit.removesuffix("s") if config.chunk == 1 else config.unit
+    return f"chunk        {config.chunk} {unit} at a time on each device"
 
 
 def _objective(search: OuterLoop) -> Iterator[str]:
@@ -134,7 +137,7 @@ def _memory(compiled: Any) -> str:
     parts = {
         "arguments": found.argument_size_in_bytes,
         "results": found.output_size_in_bytes,
-        "in between": found.temp_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
     }
     return f"{_size(sum(parts.values()))} ({', '.join(f'{name} {_size(n)}' for name, n in parts.items())})"
 

@@ -51,7 +51,7 @@ def fit(recipe: Recipe, budget: int | None = None, devices: Sequence[Any] | None
 
 
 def needed(recipe: Recipe, devices: Sequence[Any] | None = None) -> int:
-    """Bytes on each device: arguments, results and what is in between, of the largest program of a step. Nothing is run."""
+    """Bytes on each device: arguments, results and temporaries of the largest program of a step. Nothing is run."""
     try:
         search = search_for(recipe, devices=devices)
         programs = search.programs(jax.eval_shape(search.init)).values()
@@ -102,7 +102,7 @@ def advice(recipe: Recipe, devices: Sequence[Any] | None = None) -> str:
     for size in reversed(smaller):
         need = needed(with_chunk(recipe, size), devices)
         if need <= MEMORY_FRACTION * free_memory(devices):
-            return f"{flag} {size} needs {need / 1e9:.2f} GB and should fit: the same command with it goes on"
+            return f"{flag} {size} needs {need / 1e9:.2f} GB and should fit: the same command with it continues"
     return "No smaller chunk fits: take fewer environments (agent.num_envs) or shorter rollouts (agent.num_steps), in a new run"
 
 

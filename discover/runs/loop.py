@@ -111,14 +111,14 @@ def _meta_train(
             if loop.writer is not None:
                 loop.writer.close()
         if processes.is_multiprocess():
-            processes.barrier()  # the others would end, and take the first one's writing for its death
+            processes.barrier()  # otherwise the other processes exit and report process 0 as lost
         return Result(loop.state.best, Path(out), store.rows() if store is not None else [], stopped)
 
 
 @plain_jax()
 def last_state(out: str | Path) -> tuple[OuterLoop, MetaState]:
-    """The search of the run in a directory, and its state at the newest readable checkpoint: for a look at its curriculum, its
-    agents, its mean. The run may be in progress. Raises ValueError without a run or a checkpoint."""
+    """The search of the run in a directory, and its state at the newest readable checkpoint. Use it to inspect the
+    curriculum, the agents or the mean. The run may be in progress. Raises ValueError without a run or a checkpoint."""
     search = search_for(recipe_in(out), Path(out))
     state = search.init()
     found = Store(Path(out)).peek(checkpoint_template(search, state), owner(search))
@@ -145,10 +145,11 @@ def _resuming(path: Path, generation: int, generations: int) -> str:
 
 
 def gains(evaluations: dict[int, dict[str, list]], best: int) -> dict[str, Interval | None]:
-    """By environment: mean return of a generation's lives minus that of generation 0, with its 95% bootstrap interval over lives.
+    """By environment: mean return of a generation's lives minus that of generation 0, with its 95% interval over lives
+    (a t-interval below 8 lives).
 
-    Both generations met the same tasks, so lives are resampled in pairs. A life that diverged has no return: None then. None too
-    where generation 0 is the best itself, and for a single life. Empty where the log of either generation is gone.
+    Both generations have the same tasks, so lives are resampled in pairs. None if a life diverged, if generation 0 is the best,
+    or for a single life. Empty if the log of either generation is missing.
     """
     found = {}
     for env, start in (evaluations.get(0, {}) if best in evaluations else {}).items():

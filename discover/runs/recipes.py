@@ -19,8 +19,8 @@ from discover.searches.rolling_search import RollingConfig
 def quickstart() -> Recipe:
     """From no drift at all, in minutes on two cores.
 
-    Eight epochs at a high learning rate are more than a policy gradient without a drift survives, and no trouble for PPO: there
-    is something to discover, and a life of 40 updates shows it.
+    With eight epochs at this high learning rate a policy gradient without a drift is unstable. PPO is not. So there is something
+    to discover, and a life of 40 updates shows it.
     """
     return Recipe(
         name="quickstart",
@@ -61,8 +61,8 @@ def lpo_minatar() -> Recipe:
 def lpo_small() -> Recipe:
     """`lpo_minatar` for two cores: population 16, lives of 2^18 steps that roll on, eight updates of each a generation.
 
-    Small perturbations, because larger ones take the clip from every candidate; lives that roll on, because sixteen whole ones
-    take minutes; late windows count for more, since pairwise signs would else favour an early gain over a late loss
+    Perturbations are small, because larger ones remove the clip from every candidate. Lives roll on, because sixteen whole lives
+    take minutes. Late windows have a larger weight, because pairwise signs otherwise favour an early gain over a late loss
     (benchmarks/NOTES.md). Half an hour.
     """
     return replace(
@@ -78,7 +78,7 @@ def lpo_small() -> Recipe:
             population=16,
             window=8,
             shaping="pairwise",
-            sigma=0.01,  # four times as much takes the clip from every candidate
+            sigma=0.01,  # 0.04 removes the clip from every candidate
             learning_rate=0.0015,
             late_window_weight=1.0,
         ),
@@ -86,7 +86,7 @@ def lpo_small() -> Recipe:
 
 
 def ta_lpo_small() -> Recipe:
-    """TA-LPO for two cores: as `lpo_small`; `--objective.start FILE` goes on from what that found."""
+    """TA-LPO for two cores: as `lpo_small`; `--objective.start FILE` starts from the result of `lpo_small`."""
     return replace(lpo_small(), name="ta_lpo_small", objective=LPOConfig(time_aware=True))
 
 
@@ -94,7 +94,7 @@ def soft_clip_small() -> Recipe:
     """A clip of twelve numbers, by CMA-ES over lives of many lengths and learning rates in four environments, for two cores.
 
     Lengths are log-uniform from 2^15 to 2^18 environment steps. Learning rates are log-uniform within a factor of two, and a
-    quarter of the lives keep theirs constant. All candidates of a generation meet the same tasks.
+    quarter of the lives keep theirs constant. All candidates of a generation have the same tasks.
     """
     return Recipe(
         name="soft_clip_small",

@@ -23,8 +23,8 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
 
 
 def depends_on(recipe: Recipe, num_devices: int | None = None) -> dict[str, Any]:
-    """All that the bits of a run on so many devices (default: all) depend on but its recipe and seed: where one of these differs,
-    rounding may."""
+    """Everything except the recipe and the seed that the exact result of a run on `num_devices` (default: all) depends on. If one
+    of these differs, rounding may differ."""
     chunk = recipe.search.chunk
     return made_with() | {"chunk": chunk} | ({} if chunk else {"devices": num_devices or jax.device_count()})
 

@@ -22,7 +22,7 @@ from discover.settings import flatten
 
 PyTree = Any
 
-# Between a run and its resumption. Another chunk may round otherwise, and the log says from which generation on.
+# Settings that may change when a run resumes. Another chunk can change the rounding; the log shows from which generation on.
 MAY_CHANGE = ("generations", "checkpoint_every", "search.chunk")
 
 
@@ -65,17 +65,17 @@ class Store:
                 full = "No space left on device"
                 reason = full if full in str(error) else checkpoints.first_line(error)
                 raise RunError(
-                    f"Cannot write the checkpoint of generation {generation} ({reason}): the same command goes on from the "
-                    "one before, once it can."
+                    f"Cannot write the checkpoint of generation {generation} ({reason}). When this is solved, the same "
+                    "command continues from the one before."
                 ) from None
 
     def restore(self, template: PyTree, owner: str = "the search") -> tuple[int, PyTree] | None:
         """The newest readable checkpoint, (generation, state), or None if there has never been one.
 
-        Newer ones that cannot be read are set aside once an older one could: only then is it they that are at fault.
+        If an older checkpoint can be read, the newer unreadable ones are damaged. They are renamed to damaged-N.
 
-        `owner`: the class whose state it is, with its place, for the RunError where that class has changed since. A run that has
-        made no step has nothing to lose: it starts anew then.
+        `owner`: the class of the state, with its file and line. If no checkpoint can be read, because that class has changed, the
+        RunError names it. If that run has made no step, it starts again: its checkpoint is renamed, and the result is None.
         """
         unreadable: dict[int, str] = {}
         misfits: dict[int, str] = {}
@@ -94,19 +94,19 @@ class Store:
                 self._set_aside([*unreadable])
                 return step, state
         if 0 in misfits and len(unreadable) == 1:
-            print_line(f"The checkpoint of generation 0 does not fit {misfits[0]}. The run starts anew.", error=True)
+            print_line(f"The checkpoint of generation 0 does not fit {misfits[0]}. The run starts again.", error=True)
             self._set_aside([0])
         elif misfits:
             raise RunError(_unfit(self.path, misfits))
         elif unreadable:
-            raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start anew.")
+            raise RunError(f"No checkpoint in {self.path} can be read: choose another --out and start again.")
         return None
 
     def peek(self, template: PyTree, owner: str = "the search") -> tuple[int, PyTree] | None:
-        """As `restore`, and leaves no trace: for a look at a run that may be going on. None if nothing can be read."""
+        """As `restore`, but writes nothing, so the run may be in progress. None if nothing can be read."""
         directory = (self.path / "checkpoints").resolve()
         misfits: dict[int, str] = {}
-        for _ in range(3 if directory.is_dir() else 0):  # its writer may take away what was just listed
+        for _ in range(3 if directory.is_dir() else 0):  # the run may delete a checkpoint that was just listed
             manager = checkpoints.reader(directory)
             for step in sorted(manager.all_steps(), reverse=True):
                 try:
@@ -151,8 +151,8 @@ class Store:
             yield
         except OSError as error:
             raise RunError(
-                f"Cannot write {what} of {self.path} ({error.strerror or error}): the same command goes on from the last "
-                "checkpoint, once it can."
+                f"Cannot write {what} of {self.path} ({error.strerror or error}). When this is solved, the same command "
+                "continues from the last checkpoint."
             ) from None
 
     @property
@@ -196,7 +196,7 @@ def write_text(path: Path, text: str) -> None:
 def open_run(out: str | os.PathLike, recipe: Recipe) -> Iterator[Store]:
     """The store of this recipe's run in `out`, new or as it was left, locked while the context lasts.
 
-    Raises RunError if `out` holds something else, another recipe's run, or a run that is going on.
+    Raises RunError if `out` holds something else, another recipe's run, or a run in progress.
     """
     path = Path(out)
     _refuse_foreign(path)

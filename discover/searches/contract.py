@@ -1,4 +1,4 @@
-"""The contract of a user's own search, checked where it is used: states keep their form, logs are JSON, and means have the form
+"""The contract of a user's search, checked where it is used: states keep their form, logs are JSON, and means have the form
 of the template."""
 
 from __future__ import annotations

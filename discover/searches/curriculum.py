@@ -28,14 +28,14 @@ AGENT = 1_000_033  # folded into a task's key: the key of the settings of its ag
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """How tasks are chosen. All but `kind` is for prioritised level replay, and `size` for a fixed set too."""
+    """How tasks are chosen. The fields after `kind` are for prioritised level replay; `size` is also for a fixed set."""
 
     kind: Literal["uniform", "fixed", "plr"] = "uniform"  # fresh tasks, a fixed set, or prioritised level replay
     size: int = 4000  # tasks in the buffer, or in the fixed set
     replay: float = 0.5  # probability that a new life goes to a task from the buffer
-    prioritisation: Literal["rank", "proportional"] = "rank"  # by what the score counts in replay
-    temperature: float = 1.0  # beta: probability grows with the score to the power 1 / beta (or falls so with its rank)
-    staleness: float = 0.1  # rho: the share of replay that goes by how long a task was not played
+    prioritisation: Literal["rank", "proportional"] = "rank"  # replay by the rank of the score, or by the score
+    temperature: float = 1.0  # beta: exponent 1 / beta on 1 / rank, or on the score, in the replay probability
+    staleness: float = 0.1  # rho: weight of the time since the last visit in the replay probability
     score: str = "regret"  # of a task: regret, optimal_regret, positive_value_loss, l1_value_loss, max_mc, or yours
     antagonist: str = "a2c"  # whose return the regret is measured against: any objective
     chunk: int = 1  # antagonists trained side by side on a device
@@ -63,7 +63,7 @@ class Tasks:
     agent: Agent
     total_steps: int | None  # the lifetime, in environment steps; None: the distribution's own
     learning_rate: float
-    num_fixed: int | None = None  # draw from so many tasks, always the same; None: from all there are
+    num_fixed: int | None = None  # size of a fixed set to draw from; None: draw from all tasks
     seed: int = 0  # of the fixed tasks
     longest_steps: int | None = None  # lifetimes are log-uniform from total_steps to this; None: all are total_steps
     rate_spread: float = 1.0  # learning rates are log-uniform from learning_rate / spread to learning_rate * spread

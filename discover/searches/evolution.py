@@ -33,8 +33,8 @@ LEFT_OUT = {
 STRATEGIES: dict[str, type] = {
     name: strategy for name, strategy in algorithms.distribution_based_algorithms.items() if name not in LEFT_OUT
 }
-# Follow a gradient of the mean with an optimizer of ours, and take fitness as it is shaped here. The others have step sizes
-# and recombination weights of their own, which are part of what they are.
+# These follow a gradient of the mean with our optimizer, and use fitness as it is shaped here. The others have step sizes and
+# recombination weights of their own.
 GRADIENT = {"Open_ES", "PGPE", "ARS", "ESMC", "NoiseReuseES", "PersistentES"}
 
 
@@ -43,16 +43,16 @@ class EvolutionConfig(SearchConfig):
     """Evolution strategies over the leaves of an objective: candidates in pairs, each judged by whole lives."""
 
     strategy: str = "Open_ES"  # any distribution-based strategy of evosax, by its name there
-    population: int = 64  # candidates per generation; even, for they come in pairs
+    population: int = 64  # candidates per generation (even: they form pairs)
     lives: int = 1  # agents trained per candidate and environment, each from another key
-    shared_keys: Literal["pair", "population"] = "population"  # who meets the same task and randomness
+    shared_keys: Literal["pair", "population"] = "population"  # which candidates share a task and its random keys
     shaping: str = "centred_rank"  # what a candidate's fitness becomes: centred_rank, z_score, pairwise, or yours
     sigma: float = 0.03  # standard deviation of the perturbations (their start, where a strategy adapts it)
-    sigma_decay: float = 1.0  # per generation, for strategies that follow a schedule: Open_ES and kin
-    sigma_floor: float = 0.0  # sigma decays no further
-    learning_rate: float = 0.03  # of Adam on the mean, where a strategy follows a gradient: Open_ES, PGPE and kin
+    sigma_decay: float = 1.0  # per generation, for strategies that follow a schedule, such as Open_ES
+    sigma_floor: float = 0.0  # lower bound of sigma, where it decays
+    learning_rate: float = 0.03  # of Adam on the mean, where a strategy follows a gradient, such as Open_ES or PGPE
     learning_rate_decay: float = 1.0  # per generation
-    learning_rate_floor: float = 0.0  # it decays no further
+    learning_rate_floor: float = 0.0  # lower bound of the learning rate
     adam_b1: float = 0.9  # decay of the first moment of Adam on the mean
     adam_b2: float = 0.999  # decay of its second moment
 

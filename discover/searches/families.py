@@ -32,7 +32,7 @@ from envs import plugs
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """A family of objectives: the base of every one. A family of one's own subclasses it, and its fields are flags."""
+    """A family of objectives: the base of every one. A user's family subclasses it, and its fields are flags."""
 
     @classmethod
     def of_kind(cls, kind: str) -> type[ObjectiveConfig]:
@@ -258,7 +258,7 @@ def scheduled(drift: lo.Drift, config: SoftClipConfig | TunedPPOConfig) -> lo.Sc
 
 @dataclass(frozen=True)
 class OwnObjective(ObjectiveConfig):
-    """An objective or a drift of a user's own, by the import path of its class, or of a function `key -> objective`."""
+    """A user's objective or drift, by the import path of its class, or of a function `key -> objective`."""
 
     path: str  # package.module:Attribute
     static: Mapping[str, Any] = field(default_factory=dict, hash=False)  # static fields of the class
@@ -317,7 +317,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
 
 
 def template_of(config: ObjectiveConfig, key: jax.Array, loss: LossConfig) -> lo.Objective:
-    """The objective of generation 0. One from a family of a user's own is checked."""
+    """The objective of generation 0. One from a user's family is checked."""
     if is_ours(type(config)):
         return config.template(key, loss)
     with blame(type(config), "template"):

@@ -111,8 +111,8 @@ class GradientSearch(Search):
         return GradientState(objective, self._shared(self.optimizer.init(objective)), members, buffer)
 
     def _shared(self, tree: PyTree) -> PyTree:
-        """Arrays as a step leaves them: on all devices where gradients meet there, else on none, so that the second step's
-        program is the first's."""
+        """Arrays on the devices where a step leaves them, so that the second step does not compile again: on all devices if
+        gradients are summed there, else on the default device."""
         return (
             parallel.replicated(tree, self.devices) if self.problem.plan.gathers_on_device else to_default_device(tree)
         )

@@ -1,7 +1,7 @@
 """Meta-gradients: how the objective's leaves change what an agent becomes, through a window of its updates.
 
-A member is an agent in the middle of its life. Each meta-step, every member makes K updates under the objective, then meets
-the world once more as it has become; an estimator says what that experience says of the objective, and the gradient goes back
+A member is an agent in the middle of its life. Each meta-step, every member makes K updates under the objective. The
+updated agent then makes one more rollout. An estimator turns that rollout into a loss of the objective, whose gradient goes back
 through the K updates. Lives roll on from one window to the next, and begin at different times.
 
 References: Xu et al. 2018, arXiv:1805.09801; Oh et al. 2020, arXiv:2007.08794; Jackson et al. 2023, arXiv:2310.02782.
@@ -94,7 +94,7 @@ class MetaGradConfig(SearchConfig):
         return plugs.resolve("discover.searches.gradient_search:GradientSearch")(self, problem)
 
     def usual_chunk(self, plan: Plan, *, fills_cache: bool) -> int | None:
-        """All members where it goes by memory, for the number of devices is not known here."""
+        """All members where memory is the limit, because the number of devices is not known here."""
         return self.members if plan.chunk is None else super().usual_chunk(plan, fills_cache=fills_cache)
 
     def evaluation_chunk(self, plan: Plan) -> int | None:
@@ -133,7 +133,7 @@ class Window(NamedTuple):
     before: AgentState  # at the start of the window
     after: AgentState  # K updates later; a function of the objective
     metrics: dict[str, jax.Array]  # of the K updates
-    outer: Rollout  # met by `after`; its critic is the outer one, or the agent's own under "standard"
+    outer: Rollout  # a rollout of `after`; its critic is the outer one, or the agent's own under "standard"
     advantage: jax.Array  # f32[T, B], of the outer return, normalised
 
 
@@ -179,7 +179,7 @@ class MetaGrad:
         )
 
     def window(self, objective: Objective, member: Member) -> tuple[jax.Array, tuple[Member, dict[str, jax.Array]]]:
-        """K updates and a look at what came of them: (meta-loss, (the member as it goes on, metrics)).
+        """K updates, and a rollout after them: (meta-loss, (the member after them, metrics)).
 
         The gradient of the meta-loss with respect to the objective is the meta-gradient. Every update is computed again on
         the way back, but for the states of a recurrent objective, so that memory holds K agents and one rollout.
@@ -222,7 +222,7 @@ class MetaGrad:
     def _look(
         self, objective: Objective, after: AgentState, member: Member, *, own_critic: bool = False
     ) -> tuple[ro.EnvCarry, Rollout]:
-        """A rollout of the agent as it has become, on keys that none of its updates uses."""
+        """A rollout of the updated agent, on keys that none of its updates uses."""
         keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(after.key, LOOK), after.num_updates), 3)
         if own_critic:
             return self.agent.rollout(objective, member.drawn.task, after, list(keys))
@@ -235,8 +235,8 @@ class MetaGrad:
         return -(policy.log_prob(outer.action) * advantage).mean()
 
     def regulariser(self, seen: Window) -> jax.Array:
-        """-b0 H(pi) - b1 H(y) + b2 mean[pi_hat^2] + b3 mean[sum y_hat^2]: entropies of the agent as it has become, on what it
-        met then; squares of the targets over the window. An objective that predicts no distribution has b0 alone."""
+        """-b0 H(pi) - b1 H(y) + b2 mean[pi_hat^2] + b3 mean[sum y_hat^2]: entropies of the updated agent, on its rollout;
+        squares of the targets over the window. For an objective that predicts no distribution only b0 counts."""
         c = self.config
         obs = ro.normalised_obs(seen.after.env, seen.outer.obs)
         entropy = self.agent.networks.actor(seen.after.params, obs).entropy().mean()
@@ -276,7 +276,7 @@ class MetaGrad:
         return params, opt_state, losses[0]
 
     def gradient(self, objective: Objective, members: Member) -> tuple[PyTree, Member, dict[str, jax.Array]]:
-        """Of members [n] side by side: (the sum of their meta-gradients, the members as they go on, metrics [n])."""
+        """Of members [n] side by side: (the sum of their meta-gradients, the members after it, metrics [n])."""
 
         def total(objective):
             loss, out = jax.vmap(self.window, in_axes=(None, 0))(objective, members)
@@ -301,7 +301,7 @@ Estimator = Callable[[MetaGrad, Objective, Member, Window], jax.Array]
 
 
 def debiased(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """The policy gradient of the agent that came out, its advantages from a critic of the outer return's own.
+    """The policy gradient of the updated agent. A separate critic of the outer return gives the advantages.
 
     Reference: Bonnet et al. 2022, arXiv:2211.10550: the agent's critic, trained under another discount, would bias it.
     """
@@ -315,8 +315,8 @@ def standard(search: MetaGrad, objective: Objective, member: Member, seen: Windo
 
 
 def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """KL(target || agent) over the states met. The target is the agent L - 1 updates on and one step of the policy gradient after
-    that, with the agent's own optimiser, clipping and annealed rate. No gradient enters the target.
+    """KL(target || agent) over the states of the rollout. The target is the agent after L - 1 more updates and one step of the
+    policy gradient, with its own optimiser, clipping and annealed rate. No gradient enters the target.
 
     Reference: Flennerhag et al. 2022, arXiv:2109.04504.
     """

@@ -26,7 +26,7 @@ from discover.searches.recipe import Recipe, purpose_key
 PyTree = Any
 
 EVALUATION_KEY = 2_000_000_000  # folded into an agent's key, where its updates fold their number
-STRETCHES = 10  # a life's training return is that of the last of so many equal stretches
+STRETCHES = 10  # equal stretches of a life, at most; its training return is that of the last one
 SAMPLE = 256  # tasks whose lifetimes are averaged
 
 
@@ -39,10 +39,10 @@ class Setting(NamedTuple):
 
 
 def life_fitness(setting: Setting, objective: lo.Objective, task: Task, key: jax.Array) -> jax.Array:
-    """f32[]: what one life under an objective comes to; NaN if its agent diverged.
+    """f32[]: the fitness of one life under an objective; NaN if its agent diverged.
 
-    Its mean training return at the end, in a life too short for any episode to end that of those in play; or its mean return
-    over so many fresh episodes.
+    With `setting.episodes`, the mean return of that many fresh episodes. Otherwise the mean training return at the end of the
+    life. If no episode ended, the mean return of the unfinished episodes.
     """
     agent = setting.agent
     if setting.episodes is not None:
@@ -59,7 +59,7 @@ def life_fitness(setting: Setting, objective: lo.Objective, task: Task, key: jax
 
 
 def as_known(state: AgentState, returned: jax.Array) -> jax.Array:
-    """A mean training return; that of the episodes in play where none has ever ended."""
+    """A mean training return. If no episode of the life ended, the mean return of the unfinished episodes."""
     return jnp.where(jnp.isnan(returned), state.env.episodes.running.mean(), returned)
 
 
@@ -139,7 +139,7 @@ class Problem:
             self.device_seconds += time.monotonic() - began
 
     def key(self, purpose: str, generation: int) -> jax.Array:
-        """The key of one purpose in one generation. A search of one's own has the purposes "start" and "step"."""
+        """The key of one purpose in one generation. A user's search has the purposes "start" and "step"."""
         return jax.random.fold_in(purpose_key(self.recipe.seed, purpose), generation)
 
     @cached_property
@@ -185,13 +185,13 @@ class Problem:
     def fitness(
         self, candidates: PyTree, key: jax.Array, *, lives: int = 1, shared_keys: str = "population"
     ) -> jax.Array:
-        """f32[G, S, E]: what each of G x S candidates comes to in each environment; NaN where an agent diverged.
+        """f32[G, S, E]: the fitness of each of G x S candidates in each environment; NaN where an agent diverged.
 
         Args:
           candidates: objectives with leaves [G, S, ...]. A search without pairs or groups of another kind has S = 1.
           key: of this generation. Lives and tasks are functions of it.
           lives: agents trained per candidate and environment, each from another key; their mean counts.
-          shared_keys: "population": all candidates meet the same tasks and randomness; "group": those of a group do.
+          shared_keys: "population": all candidates have the same tasks and random keys; "group": those of a group do.
         """
         (groups, members, *_) = jax.tree.leaves(candidates)[0].shape
         fitness = []
@@ -243,7 +243,7 @@ class Problem:
         return [program(setting) for setting in self.settings]
 
     def evaluate(self, objective: lo.Objective, generation: int) -> jax.Array:
-        """f32[E, S]: returns of lives of one objective, on keys that the search has not met.
+        """f32[E, S]: returns of lives of one objective, on keys that no candidate of the search had.
 
         The tasks are the same at every evaluation, the lives are not.
         """
@@ -266,7 +266,7 @@ class Problem:
 def map_balanced(
     program, shared: PyTree, items: PyTree, cost: np.ndarray, chunk: int | None, num_devices: int
 ) -> jax.Array:
-    """`program`, made by `sharded_map` for so many devices, over items whose costs differ."""
+    """`program`, made by `sharded_map` for `num_devices`, over items whose costs differ."""
     if (cost == cost[0]).all():
         return program(shared, items)
     order = parallel.balance(cost, chunk, num_devices)

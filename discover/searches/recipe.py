@@ -38,8 +38,8 @@ class Recipe:
     search: SearchConfig = field(default_factory=lambda: SEARCHES["evolution"]())  # the outer loop, with its settings
     envs: tuple[str, ...] = ("CartPole-v1",)  # each trained in separately; their shaped fitness is averaged
     total_steps: int | None = 30_720  # environment steps in one life; None: as the distribution of worlds has it
-    longest_steps: int | None = None  # lives are log-uniform from total_steps to so many; None: all of one length
-    fitness_episodes: int | None = None  # fresh ones that judge a life; None: 64 if lifetimes vary, else as it trained
+    longest_steps: int | None = None  # lives are log-uniform from total_steps to this; None: all have total_steps
+    fitness_episodes: int | None = None  # fresh ones that judge a life; None: training return, or 64 if no total_steps
     generations: int = 100  # steps of the search: generations, or meta-gradients
     evaluate_every: int = 10  # generations between evaluations of the mean
     evaluation_seeds: int = 16  # lives per evaluation and environment

@@ -68,7 +68,7 @@ class RollingSearch(EvolutionSearch):
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
-    Reference: Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180; the mean moves here while a life goes on.
+    Reference: Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180; here the mean moves during a life.
     """
 
     def __init__(self, config: RollingConfig, problem: Problem):
@@ -84,7 +84,7 @@ class RollingSearch(EvolutionSearch):
         self.windows = -(-problem.settings[0].tasks.longest // config.window)  # in a life
 
     def began(self, generation: int) -> np.ndarray:
-        """i32[P // 2]: the generation, from 0, in which the lives of each pair that are going on began."""
+        """i32[P // 2]: the generation, from 0, in which the current lives of each pair began."""
         pairs = self.config.items
         offset = np.arange(pairs) * self.windows // pairs
         return np.maximum(generation - (generation + offset) % self.windows, 0).astype(np.int32)

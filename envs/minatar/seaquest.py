@@ -10,7 +10,7 @@ from gymnax.environments.minatar import seaquest
 from envs.interface import Capabilities
 from envs.minatar import entities as en
 
-# Buffer -> (its count, its slots). The game can fill so many of them, in parameters that `Params` lets through:
+# Buffer -> (its count, its slots). The game can fill this many slots, in parameters that `Params` lets through:
 #   f_bullets, 2: one is fired every 5 frames, and gone on its 10th.
 #   divers, 2: one comes every 30 frames, and is gone on its 60th, after 10 moves of 6 frames each.
 #   e_fish and e_subs, 30: one enemy a frame where the spawn speed is 1, gone on its 30th. Before that, say that the move

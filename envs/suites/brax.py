@@ -71,7 +71,7 @@ class Brax(Environment):
     `step` is the physics, this time limit, and at an end a start drawn from `params.starts`:
     a reset computed at every step costs as much as the step. The pool of `default_params` never
     changes; a training loop that calls `params = env.refresh(key, params)` once per rollout
-    always starts anew.
+    always draws a new start.
 
     With `expensive_reset` a rollout draws few starts of its own.
 
