@@ -151,7 +151,7 @@ def test_a_signal_stops_it_after_a_checkpoint(children, number):
     asked = 4 * SIGNALS.index(number) + 1  # the generation in which the signal came, or just after which
     assert stopped.generations[-1] in (asked, asked + 1)
     assert stopped.generations == list(range(max(0, stopped.generations[-1] - 2), stopped.generations[-1] + 1))
-    last = f"Stopped after generation {stopped.generations[-1]}, which is saved; the same command goes on from there."
+    last = f"Stopped after generation {stopped.generations[-1]}, which is saved. The same command continues from it."
     assert stopped.said is None or stopped.said.splitlines()[-1] == last  # of a terminal that is gone, nothing
 
 

@@ -66,7 +66,7 @@ def evaluate(
       total_steps: one budget or several; a time-aware objective shows what it is worth at several.
       num_seeds: at least 2, for an interval; below 8 the table has a note that intervals are t-intervals.
       out: a directory for evaluation.json, which is written after every cell (one objective in one trial), and for figures.
-        The same call again goes on where it stopped, and one with more objectives, environments or budgets adds them.
+        The same call continues where it stopped. A call with more objectives, environments or budgets adds them.
 
     An objective that an environment's actions do not fit is named in the table with the reason, and the others go on.
     Raises ValueError before anything is trained if a name, a size or a space does not fit, or if `out` holds results that were

@@ -38,7 +38,7 @@ PROGRESS_INTERVAL_S = 5.0  # seconds: meta-gradient steps are quick, and need no
 
 
 class Result(NamedTuple):
-    """What a run came to."""
+    """The result of a run."""
 
     objective: lo.Objective  # the best evaluated mean
     out: Path
@@ -62,7 +62,7 @@ def meta_train(
     mean with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in flight, with a checkpoint.
 
     `devices`: those that run the lives, of all processes (default: all there are). A chunk "auto" becomes the number that suits
-    them when the run begins; recipe.json has that number, and a run that goes on keeps it.
+    them when the run begins; recipe.json has that number, and a run that is resumed keeps it.
 
     `config`: the text of the file that the recipe was read from; `out` keeps it as config.toml.
 
@@ -248,7 +248,7 @@ class _Loop:
         self._save(index)
         self._export(index)
         if stopped:
-            self._say(f"Stopped after generation {index}, which is saved; the same command goes on from there.")
+            self._say(f"Stopped after generation {index}, which is saved. The same command continues from it.")
         elif self.store is not None:
             for line in outcome(self.store.rows(), int(self.state.best_generation)):
                 self._say(line)
