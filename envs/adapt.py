@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments.spaces import Box, Discrete
 
-from envs.check import capability_faults
+from envs.check import capability_faults, info_fault, missing
 from envs.interface import Capabilities, Named
 from envs.plugs import raised, where
 from envs.spaces import MultiDiscrete
 from envs.uniform import Uniform
-
-MEMBERS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space", "default_params")
 
 
 def built(found: Any, name: str, options: Mapping[str, Any]) -> Any:
@@ -60,8 +58,7 @@ def adapted(env: Any, name: str) -> Any:
 
 
 def _adapted(env: Any, name: str) -> Any:
-    _require_members(env, name)
-    params = env.default_params
+    params = _params(env, name)
     if not _is_plain(env, params) or type(env).__module__.startswith("gymnax."):
         _require_limit(params, name)
         env = Uniform(env, name=name)
@@ -74,23 +71,39 @@ def _adapted(env: Any, name: str) -> Any:
 
 
 def _is_plain(env: Any, params: Any) -> bool:
-    with jax.ensure_compile_time_eval():
-        seen, acts = env.observation_space(params), env.action_space(params)
+    seen, acts = _spaces(env, params)
     flat = isinstance(acts, Discrete | MultiDiscrete) or (
         isinstance(acts, Box) and len(acts.shape) == 1 and acts.shape[0] > 0
     )
     return isinstance(seen, Discrete | Box) and len(seen.shape or (1,)) != 2 and flat
 
 
-def _require_members(env: Any, name: str) -> None:
+def _params(env: Any, name: str) -> Any:
+    """The default parameters. ValueError where there are none, or where the environment lacks what its interface needs."""
     if isinstance(env, type):
         raise ValueError(f"{name!r} is the class {env.__name__}, and must be an instance of it: {env.__name__}().")
-    if missing := [member for member in MEMBERS if not hasattr(env, member)]:
-        raise ValueError(
-            f"{name!r} is a {type(env).__name__} without {missing[0]}: see gymnax's Environment for what it needs."
-        )
-    if env.default_params is None:
+    if fault := missing(env):
+        raise ValueError(f"{fault}: see gymnax's Environment for what it needs.")
+    params = env.default_params
+    if params is None:
         raise ValueError(f"default_params of {name!r} is None, and must be its parameters: a pytree of arrays.")
+    return params
+
+
+def _spaces(env: Any, params: Any) -> tuple[Any, Any]:
+    """Of observations and of actions."""
+    with jax.ensure_compile_time_eval():
+        return _written(env, "observation_space", env.observation_space, params), _written(
+            env, "action_space", env.action_space, params
+        )
+
+
+def _written(env: Any, method: str, call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)`. ValueError where the method is not written yet."""
+    try:
+        return call(*args)
+    except NotImplementedError as error:
+        raise ValueError(f"{method} of {type(env).__name__} is not implemented ({raised(error)}): write it.") from error
 
 
 def _require_limit(params: Any, name: str) -> None:
@@ -101,12 +114,13 @@ def _require_limit(params: Any, name: str) -> None:
 def _check_types(env: Any, name: str) -> None:
     key, params = jax.random.key(0), env.default_params
     inner = env.env if isinstance(env, Uniform) else env
-    with jax.ensure_compile_time_eval():
-        seen, acts = env.observation_space(params), inner.action_space(params)
-    obs, state = _returned(inner, "reset_env", "observation, state", key, params)
+    (seen, _), (_, acts) = _spaces(env, params), _spaces(inner, params)
+    obs, state = _returned(inner, name, "reset_env", "observation, state", key, params)
     action = jax.eval_shape(acts.sample, key)
     wanted = "observation, state, reward, terminated, info"
-    _, after, reward, terminated, _ = _returned(inner, "step_env", wanted, key, state, action, params)
+    _, after, reward, terminated, info = _returned(inner, name, "step_env", wanted, key, state, action, params)
+    if fault := info_fault(info):
+        raise ValueError(f"step_env of {name!r} {fault}.")
     _check_limit(inner, name, state, params)
     if jax.tree.structure(state) != jax.tree.structure(after):
         raise ValueError(
@@ -139,14 +153,14 @@ def _check_limit(env: Any, name: str, state: Any, params: Any) -> None:
         ) from None
 
 
-def _returned(env: Any, method: str, wanted: str, *args: Any) -> tuple:
+def _returned(env: Any, name: str, method: str, wanted: str, *args: Any) -> tuple:
     """The shapes of what a method returns. ValueError where it does not return as many values as are wanted."""
-    out, count = jax.eval_shape(getattr(env, method), *args), wanted.count(",") + 1
+    out, count = _written(env, method, jax.eval_shape, getattr(env, method), *args), wanted.count(",") + 1
     found = len(out) if isinstance(out, tuple | list) else 1
     if found != count:
         limit = " `is_truncated(state, params)` says whether the time limit is reached." if method == "step_env" else ""
         values = f"{found} values" if found > 1 else "None" if out is None else "one value"
-        raise ValueError(f"{method} of {env.name!r} returns {values}, and must return {count}: {wanted}.{limit}")
+        raise ValueError(f"{method} of {name!r} returns {values}, and must return {count}: {wanted}.{limit}")
     return tuple(out)
 
 

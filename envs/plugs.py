@@ -116,7 +116,8 @@ def raised(error: BaseException) -> str:
     line = f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
     if isinstance(error, SyntaxError):
         line = f"{error.filename}, line {error.lineno}: "
-    return f"{line}{type(error).__name__}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    return f"{line}{type(error).__name__}{said and f': {said}'}"
 
 
 def _is_installed(file: str) -> bool:
