@@ -10,7 +10,9 @@ Kinds are envs, objectives, searches, estimators, scores and shapings.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -20,7 +22,10 @@ import traceback
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("discover", "envs", "learned_objectives"))
 INSTALLED = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), *OURS)
@@ -88,20 +93,70 @@ def path_of(obj: Any) -> str:
 
     Raises ValueError where `resolve` would not find it again: a class defined in a function, or in a script that is run.
     """
-    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    kind = _definition(obj)
     path = f"{kind.__module__}:{kind.__qualname__}"
-    if not is_path(path):
+    if not is_path(path) or isinstance(obj, functools.partial):
         raise ValueError(f"{kind.__qualname__} has no import path: define it at the top level of a module.")
     return path
 
 
 def where(obj: Any) -> str:
     """File and line of a class, a function, or the class of an instance: "kites.py, line 12"."""
-    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    kind = _definition(obj.func if isinstance(obj, functools.partial) else obj)
     try:
         return f"{inspect.getsourcefile(kind)}, line {inspect.getsourcelines(kind)[1]}"
     except (OSError, TypeError):  # defined in a session, or in C
         return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _definition(obj: Any) -> Any:
+    """The class or the function that an object is made by: itself, the function that `jax.jit` wraps, or its class."""
+    inner = inspect.unwrap(obj) if callable(obj) else obj
+    return inner if isinstance(inner, type) or inspect.isfunction(inner) else type(obj)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plugs are one: the same object; a class or a function that is defined again, as by a notebook's cell that runs
+    again; or instances of one class with equal attributes."""
+    if one is other:
+        return True
+    if isinstance(one, type) or isinstance(other, type):
+        return isinstance(one, type) and isinstance(other, type) and _has_same_path(one, other)
+    first, second = _definition(one), _definition(other)
+    if inspect.isfunction(first) and inspect.isfunction(second):
+        return _is_same_function(first, second)
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        return same(one.func, other.func) and same((one.args, one.keywords), (other.args, other.keywords))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "shape") and hasattr(other, "shape"):
+        return np.array_equal(one, other)
+    if not _has_same_path(first, second):
+        return False
+    return same(_attributes(one), _attributes(other)) if _attributes(one) else bool(one == other)
+
+
+def _is_same_function(one: FunctionType, other: FunctionType) -> bool:
+    """By path. Of lambdas and functions within others, which have none, by file, line and what they close over."""
+    if _has_same_path(one, other):
+        return True
+    bound = [[cell.cell_contents for cell in each.__closure__ or ()] for each in (one, other)]
+    places = [(each.__code__.co_filename, each.__code__.co_firstlineno, each.__qualname__) for each in (one, other)]
+    return places[0] == places[1] and same(*bound)
+
+
+def _has_same_path(one: Any, other: Any) -> bool:
+    path = f"{one.__module__}:{one.__qualname__}"
+    return is_path(path) and path == f"{other.__module__}:{other.__qualname__}"
+
+
+def _attributes(obj: Any) -> dict[str, Any]:
+    """Of an instance, by name."""
+    if dataclasses.is_dataclass(obj):
+        return {field.name: getattr(obj, field.name, None) for field in dataclasses.fields(obj)}
+    return dict(getattr(obj, "__dict__", {}))
 
 
 def _failed(path: str, module_name: str, error: Exception) -> ValueError:

@@ -1,6 +1,7 @@
 """Plugs of a user's own file: an objective, a search, an estimator, a shaping and a score, from Python and the command line."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import subprocess
@@ -15,14 +16,15 @@ import pytest
 import discover
 import learned_objectives as lo
 from discover import cli, config
+from discover.agents.objectives import resolve_objective
 from discover.commands import meta_train
 from discover.plugins import Registry
 from discover.runs.dry_run import dry_run
-from discover.searches.config import SEARCHES
-from discover.searches.curriculum import SCORES, fields_read
-from discover.searches.evolution import SHAPINGS
+from discover.searches.config import SEARCHES, search_config
+from discover.searches.curriculum import SCORES, CurriculumConfig, fields_read
+from discover.searches.evolution import SHAPINGS, EvolutionConfig
 from discover.searches.families import FAMILIES, OwnObjective, objective_config
-from discover.searches.metagrad import ESTIMATORS
+from discover.searches.metagrad import ESTIMATORS, MetaGradConfig
 from discover.searches.recipe import recipe_in, recipe_of
 from discover.searches.registry import search_for
 from envs import plugs
@@ -134,6 +136,26 @@ class Stuck(Walk):
         return discover.Search(self, problem)
 
 
+class Torn(lo.Drift):
+    weight: float = 1.0
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        raise RuntimeError("no wind, no kite")
+
+
+@dataclass(frozen=True)
+class Lost(discover.ObjectiveConfig):
+    def template(self, key, loss):
+        return None
+
+
+def lost(key):
+    return None
+
+
+number = 3
+
+
 def broken(key):
     raise RuntimeError("no wind")
 """
@@ -210,7 +232,18 @@ def test_a_file_of_a_class_that_is_gone_is_refused(kites, tmp_path, monkeypatch)
         ("kites:Bent", "kites:Bent is no drift", "class Bent"),
         ("kites:Counted", "the leaf count of kites:Counted must be floating-point, and is int", "class Counted"),
         ("kites:Blank", "kites:Blank lacks __call__", "class Blank"),
-        ("kites:NoDrift", "must be a subclass of learned_objectives.Drift or Objective", "class NoDrift"),
+        ("kites:NoDrift", "kites:NoDrift is the class NoDrift .* and must be a drift, an objective, ", "class NoDrift"),
+        ("kites:lost", "kites:lost must make a learned_objectives.Drift or Objective, and makes None", "def lost"),
+        (
+            "kites:Lost",
+            "kites:Lost must make a learned_objectives.Drift or Objective, and makes None",
+            "@dataclass(frozen=True)\nclass Lost",
+        ),
+        (
+            "kites:Torn",
+            r"^__call__ of kites:Torn failed: .*: RuntimeError: no wind",
+            'raise RuntimeError("no wind, no kite")',
+        ),
         ("kites:broken", "kites:broken cannot be made: RuntimeError: no wind", "def broken"),
     ],
 )
@@ -378,7 +411,7 @@ def test_a_registered_plug_has_a_name():
 @pytest.fixture
 def registered(monkeypatch):
     """Registries whose plugs are gone after the test."""
-    for registry in (FAMILIES, SEARCHES):
+    for registry in (FAMILIES, SEARCHES, SCORES, SHAPINGS, ESTIMATORS):
         monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -391,6 +424,91 @@ def test_a_second_plug_of_one_name_is_refused_with_both_places(kites, more, regi
     walk = line_of("@dataclass(frozen=True)\nclass Walk")
     assert f"kites.py, line {walk}, and {more.__file__}, line {definition}." in str(refusal.value)
     assert SEARCHES["walk"] is kites.Walk
+
+
+@pytest.mark.parametrize(
+    ("part", "spec", "wanted"),
+    [
+        ("objective", "kites:number", "a drift, an objective, a discover.ObjectiveConfig, or a function of a key"),
+        ("search", "kites:number", "a subclass of discover.SearchConfig"),
+        ("shaping", "kites:number", "a function of the fitness"),
+        ("score", "kites:number", "a function of a LifeSummary"),
+        ("estimator", "kites:number", r"a function of \(search, objective, member, seen\)"),
+    ],
+)
+def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
+    make = {
+        "objective": objective_config,
+        "search": search_config,
+        "shaping": lambda name: EvolutionConfig(shaping=name),
+        "score": lambda name: CurriculumConfig(score=name),
+        "estimator": lambda name: MetaGradConfig(estimator=name),
+    }
+    registry = {
+        "objective": FAMILIES,
+        "search": SEARCHES,
+        "shaping": SHAPINGS,
+        "score": SCORES,
+        "estimator": ESTIMATORS,
+    }
+    with pytest.raises(ValueError, match=f"^kites:number is an int, and must be {wanted}[.]$"):
+        make[part](spec)
+    with pytest.raises(ValueError, match=f"^the {part} 'three' is an int, and must be {wanted}[.]$"):
+        registry[part]["three"] = 3
+    assert "three" not in registry[part]
+
+
+def test_an_objective_that_is_a_number_is_no_plug_of_train(kites):
+    with pytest.raises(ValueError, match=r"^kites:number is an int, and must be a drift, an objective, or a function"):
+        resolve_objective("kites:number")
+
+
+def test_two_instances_of_one_name_must_be_equal(kites, registered):
+    FAMILIES["weighted"] = kites.Weighted(2.0)
+    FAMILIES["weighted"] = kites.Weighted(2.0)
+    with pytest.raises(
+        ValueError, match=r"have the name 'weighted': Weighted\(weight=2.0\) .*Weighted\(weight=0.5\) \("
+    ):
+        FAMILIES["weighted"] = kites.Weighted(0.5)
+    assert FAMILIES["weighted"] == kites.Weighted(2.0)
+    FAMILIES["drift"] = kites.Quadratic(jnp.float32(1.0))
+    FAMILIES["drift"] = kites.Quadratic(jnp.float32(1.0))
+    with pytest.raises(ValueError, match="two objectives have the name 'drift'"):
+        FAMILIES["drift"] = kites.Quadratic(jnp.float32(2.0))
+
+
+def test_a_function_that_is_defined_again_keeps_its_name():
+    """As in a notebook whose cell is run again. Lambdas and inner functions have a place and no path."""
+
+    def of_file(text, file="<cell 1>"):
+        names = {}
+        exec(compile(text, file, "exec"), names)
+        return names
+
+    registry = Registry("tests", "test", {})
+    cell = "worth = lambda life: life.returns"
+    registry["worth"] = of_file(cell)["worth"]
+    again = of_file(cell)["worth"]
+    registry["worth"] = again
+    assert registry["worth"] is again
+    with pytest.raises(ValueError, match="two tests have the name 'worth'"):
+        registry["worth"] = of_file(cell, "<cell 2>")["worth"]
+
+    make = lambda power: lambda life: life.returns**power
+    registry["power"] = make(2)
+    registry["power"] = make(2)
+    with pytest.raises(ValueError, match="two tests have the name 'power'"):
+        registry["power"] = make(3)
+
+    registry["bound"] = functools.partial(pow, 2)
+    registry["bound"] = functools.partial(pow, 2)
+    with pytest.raises(ValueError, match="two tests have the name 'bound'"):
+        registry["bound"] = functools.partial(pow, 3)
+
+    registry["jitted"] = jax.jit(plugs.where)
+    registry["jitted"] = jax.jit(plugs.where)
+    with pytest.raises(ValueError, match=r"envs/plugs.py, line \d+, and .*envs/plugs.py, line \d+"):
+        registry["jitted"] = jax.jit(plugs.is_path)
 
 
 def test_a_class_that_is_defined_again_keeps_its_name(kites, registered):

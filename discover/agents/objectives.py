@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.names import OWN
+from discover.plugins import shown
 from envs import plugs
+from learned_objectives import laws
 
 
 def as_arrays(objective: lo.Objective) -> lo.Objective:
@@ -91,6 +94,8 @@ def made_by(found: Any, path: str, key: jax.Array, static: Mapping[str, Any]) ->
     if isinstance(found, lo.Drift | lo.Objective):
         return found.replace(**static)
     if not isinstance(found, type):
+        if not callable(found):
+            raise ValueError(f"{path} is {shown(found)}, and must be a drift, an objective, or a function of a key.")
         return _called(path, found, key)
     if not issubclass(found, lo.Drift | lo.Objective):
         raise ValueError(
@@ -109,12 +114,11 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
 
     Args:
       searched: whether its leaves are to be searched, so that it must have some, all of them floating-point.
-      where: file and line of the user's code; default: of the class.
+      where: file and line of the code that made it; default: of its class.
 
     Raises ValueError in a sentence with that place.
     """
-    if not isinstance(made, lo.Drift | lo.Objective):
-        raise ValueError(f"{name} must make a learned_objectives.Drift or Objective, and makes {made!r} ({where}).")
+    require_made(made, name, where)
     where = plugs.where(made)
     _require_fields(made, name, where)
     if searched:
@@ -124,9 +128,27 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
     if isinstance(drift, lo.Drift):
         try:
             lo.verify_drift(drift)
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:  # a broken law, or whatever the user's code raises
+            if not _is_of_verification(error):
+                raise ValueError(f"__call__ of {name} failed: {plugs.raised(error)}.") from error
             raise ValueError(f"{name} is no drift: {' '.join(str(error).split())} ({where})") from None
     return made
+
+
+def require_made(made: Any, name: str, where: str | None = None) -> None:
+    """ValueError, with the place of the code that made it, for what is neither a drift nor an objective."""
+    if not isinstance(made, lo.Drift | lo.Objective):
+        raise ValueError(
+            f"{name} must make a learned_objectives.Drift or Objective, and makes {shown(made)} ({where or plugs.where(made)})."
+        )
+
+
+def _is_of_verification(error: Exception) -> bool:
+    """Whether `verify_drift` raised an error itself, and not the drift that it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, lo.DriftLawError) or frames[-1].filename == inspect.getsourcefile(laws)
 
 
 def _require_fields(made: Any, name: str, where: str) -> None:

@@ -71,8 +71,9 @@ class Tasks:
 
     def __post_init__(self):
         if self.total_steps is not None:
-            shortest = self.agent.config.num_updates(self.total_steps)
-            if self.longest_steps is not None and self.agent.config.num_updates(self.longest_steps) < shortest:
+            whole = self.agent.config.num_updates
+            shortest = whole(self.total_steps)
+            if self.longest_steps is not None and whole(self.longest_steps, "longest_steps") < shortest:
                 raise ValueError(
                     f"longest_steps must be at least total_steps, {self.total_steps:,}, and is {self.longest_steps:,}."
                 )
@@ -153,6 +154,7 @@ SCORES = Registry(
         "l1_value_loss": lambda life: life.l1_value_loss,
         "max_mc": lambda life: life.max_return - life.mean_value,
     },
+    "a function of a LifeSummary",
 )
 
 

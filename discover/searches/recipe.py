@@ -80,9 +80,9 @@ class Recipe:
             raise ValueError(f"constant_rates must be in [0, 1], and is {self.constant_rates}.")
         if self.fitness_episodes is not None and self.fitness_episodes < 1:
             raise ValueError(f"fitness_episodes must be at least 1, or None, and is {self.fitness_episodes}.")
-        for steps in (self.total_steps, self.longest_steps):
-            if steps is not None:
-                self.agent.num_updates(steps)
+        for name in ("total_steps", "longest_steps"):
+            if (steps := getattr(self, name)) is not None:
+                self.agent.num_updates(steps, name)
 
     def template(self) -> lo.Objective:
         """The objective of generation 0."""
