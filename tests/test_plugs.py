@@ -458,6 +458,66 @@ def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
     assert "three" not in registry[part]
 
 
+@pytest.fixture(scope="module")
+def problem():
+    return search_for(crash.recipe()).problem
+
+
+def test_a_problem_has_two_purposes_for_a_search_of_ones_own(problem):
+    with pytest.raises(ValueError, match=r"^purpose must be 'start' or 'step', and is 'foo'\.$"):
+        problem.key("foo", 0)
+    keys = [problem.key(purpose, 0) for purpose in ("start", "step", "ask", "life")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 4
+
+
+FORM = r"^candidates must be objectives of the structure of problem\.template with leaves \[G, S, \.\.\.\], and "
+
+
+def stacked(template, *sizes):
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*sizes, *jnp.shape(x))), template)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "found"),
+    [
+        (lambda template: template, r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[(\d+(, \d+)*)?\]\."),
+        (lambda template: stacked(template, 4), r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[4(, \d+)*\]\."),
+        (lambda template: stacked(template, 0, 1), r"the leaf \S+ is \[0, 1(, \d+)*\]\."),
+        (lambda template: stacked(template.drift, 4, 1), "are a LPO, not a Mirror: make them from the template"),
+        (lambda template: [stacked(template, 4, 1)], "are a list, not a Mirror"),
+        (
+            lambda template: stacked(template, 4, 1).replace(gamma=0.5),
+            "are a Mirror with other fields or settings: make them from the template",
+        ),
+        (
+            lambda template: jax.tree.map(
+                lambda x, n: jnp.ones((n, 1, *x.shape)),
+                template,
+                jax.tree.unflatten(jax.tree.structure(template), range(1, 1 + len(jax.tree.leaves(template)))),
+            ),
+            r"the leaf \S+ is \[2, 1(, \d+)*\], after leaves with \[G, S\] = \[1, 1\]\.",
+        ),
+    ],
+    ids=["template", "one axis", "none", "drift", "list", "settings", "sizes"],
+)
+def test_candidates_of_another_form_are_refused(problem, candidates, found):
+    with pytest.raises(ValueError, match=FORM + found):
+        problem.fitness(candidates(problem.template), problem.key("step", 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "sentence"),
+    [
+        (3, {}, r"^key must be one key, such as problem\.key\('step', generation\), and is 3\.$"),
+        (None, {"lives": 0}, r"^lives must be a whole number, at least 1, and is 0\.$"),
+        (None, {"shared_keys": "pair"}, r"^shared_keys must be 'population' or 'group', and is 'pair'\.$"),
+    ],
+)
+def test_a_fitness_of_another_key_or_number_of_lives_is_refused(problem, key, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        problem.fitness(stacked(problem.template, 2, 1), key or problem.key("step", 0), **options)
+
+
 def test_an_objective_that_is_a_number_is_no_plug_of_train(kites):
     with pytest.raises(ValueError, match=r"^kites:number is an int, and must be a drift, an objective, or a function"):
         resolve_objective("kites:number")
