@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from discover.names import OWN_BY_PATH, unknown
 from envs import plugs
@@ -42,6 +44,20 @@ def shown(plug: Any) -> str:
     kind = type(plug).__name__
     place = "" if type(plug).__module__ == "builtins" else f" ({plugs.where(plug)})"
     return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{place}" if plug is not None else "None"
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is a number or an array, or the shape of one."""
+    return isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
+
+
+def returned(value: Any) -> str:
+    """What a user's function returns, by its types: "float32[2]", "a tuple of float32[2] and int32[]", "a str", "None"."""
+    if is_array(value):
+        return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    if isinstance(value, tuple | list) and value and all(map(is_array, value)):
+        return f"a {type(value).__name__} of {' and '.join(map(returned, value))}"
+    return shown(value)
 
 
 def _told(plug: Any) -> str:

@@ -131,6 +131,26 @@ class Unfinished(discover.SearchConfig):
 
 
 @dataclass(frozen=True)
+class Groundless(Walk):
+    def build(self, problem):
+        return None
+
+
+@dataclass(frozen=True)
+class Meanless(Walk):
+    def build(self, problem):
+        return NoMean(self, problem)
+
+
+class NoMean(discover.Search):
+    def init(self):
+        return 0.0
+
+    def step(self, state, generation):
+        return state, {}
+
+
+@dataclass(frozen=True)
 class Stuck(Walk):
     def build(self, problem):
         return discover.Search(self, problem)
@@ -483,11 +503,14 @@ def stacked(template, *sizes):
         (lambda template: template, r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[(\d+(, \d+)*)?\]\."),
         (lambda template: stacked(template, 4), r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[4(, \d+)*\]\."),
         (lambda template: stacked(template, 0, 1), r"the leaf \S+ is \[0, 1(, \d+)*\]\."),
-        (lambda template: stacked(template.drift, 4, 1), "are a LPO, not a Mirror: make them from the template"),
-        (lambda template: [stacked(template, 4, 1)], "are a list, not a Mirror"),
+        (
+            lambda template: stacked(template.drift, 4, 1),
+            "are an instance of LPO, not of Mirror: make them from the template",
+        ),
+        (lambda template: [stacked(template, 4, 1)], "are an instance of list, not of Mirror"),
         (
             lambda template: stacked(template, 4, 1).replace(gamma=0.5),
-            "are a Mirror with other fields or settings: make them from the template",
+            "are a Mirror with other settings: make them from the template",
         ),
         (
             lambda template: jax.tree.map(
@@ -874,10 +897,16 @@ def test_a_family_that_cannot_be_used_is_refused(more, name, sentence):
     ("name", "sentence"),
     [
         ("Raises", r"step of .* failed: .*more.py, line \d+: KeyError: 'lift'"),
-        ("Grows", "Grows: the state that step returns must have the structure"),
+        (
+            "Grows",
+            r"^Grows: the state that step returns must have the structure of .*, and is an instance of tuple, not of Mirror",
+        ),
         ("Logs", "Logs: the value of 'top' that step logs must be a number or a string, and is Array"),
         ("Taken", "Taken: what step logs must not have the names that a run writes itself, and has fitness"),
-        ("Drifts", "Drifts: what mean returns must have the structure"),
+        (
+            "Drifts",
+            r"^Drifts: what mean returns must have the structure of .*, and is an instance of LPO, not of Mirror \(.*\)\.",
+        ),
         ("Words", "Words: the leaf .* of the state that init returns must be an array, and is 'hello'"),
         ("Wakes", r"init of .* failed: .*more.py, line \d+: RuntimeError: no wind"),
     ],
@@ -973,7 +1002,55 @@ def test_a_search_without_items_or_with_settings_that_are_missing_is_refused(mor
 
 def test_a_shaping_of_another_shape_is_refused(more, kites, tmp_path):
     recipe = crash.recipe()
-    for shaping, sentence in (("kites:worth", "failed: .*AttributeError"), ("jax.numpy:sum", "must return f32")):
+    for shaping, sentence in (("kites:worth", "failed: .*AttributeError"), ("jax.numpy:sum", "must return float32")):
         search = dataclasses.replace(recipe.search, shaping=shaping)
         with pytest.raises(ValueError, match=sentence):
             discover.meta_train(dataclasses.replace(recipe, search=search), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("shaping", "found"),
+    [
+        (lambda fitness: fitness[0], r"float32\[2\]"),
+        (lambda fitness: None, "None"),
+        (lambda fitness: "high", "a str"),
+        (lambda fitness: (fitness, fitness), r"a tuple of float32\[2, 2\] and float32\[2, 2\]"),
+        (lambda fitness: jnp.zeros((2, 2), jnp.int32), r"int32\[2, 2\]"),
+    ],
+    ids=["row", "none", "word", "two", "integers"],
+)
+def test_what_a_shaping_returns_is_told_in_types(registered, shaping, found):
+    SHAPINGS["mine"] = shaping
+    recipe = crash.recipe()
+    search = dataclasses.replace(recipe.search, shaping="mine", population=4)
+    sentence = rf"^the shaping mine must return float32\[2, 2\], and returns {found} \(.*test_plugs.py, line \d+\)\.$"
+    with pytest.raises(ValueError, match=sentence):
+        search_for(dataclasses.replace(recipe, search=search))
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (lambda life: "high", "a str"),
+        (lambda life: None, "None"),
+        (lambda life: jnp.zeros(3), r"float32\[3\]"),
+        (lambda life: life, r"a LifeSummary \(.*\)"),
+    ],
+    ids=["word", "none", "vector", "life"],
+)
+def test_what_a_score_returns_is_told_in_types(score, found):
+    sentence = rf"^a score must return one number for each life, and returns {found} \(.*test_plugs.py, line \d+\)\.$"
+    with pytest.raises(ValueError, match=sentence):
+        fields_read(score)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Groundless", r"^build must return a discover.Search, and returned None \(.*kites.py, line \d+\)\.$"),
+        ("Meanless", r"^NoMean lacks mean \(.*kites.py, line \d+\)\.$"),
+    ],
+)
+def test_what_a_search_lacks_is_said_once(kites, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        search_for(dataclasses.replace(crash.recipe(), search=f"kites:{name}"))

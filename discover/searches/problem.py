@@ -222,7 +222,9 @@ class Problem:
         expected = "candidates must be objectives of the structure of problem.template with leaves [G, S, ...]"
         if jax.tree.structure(candidates) != jax.tree.structure(self.template):
             kind, wanted = type(candidates).__name__, type(self.template).__name__
-            found = f"are a {kind}, not a {wanted}" if kind != wanted else f"are a {kind} with other fields or settings"
+            found = (
+                f"are an instance of {kind}, not of {wanted}" if kind != wanted else f"are a {kind} with other settings"
+            )
             raise ValueError(f"{expected}, and {found}: make them from the template by jax.tree.map.")
         sizes = None
         for (path, like), x in zip(
