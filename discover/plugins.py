@@ -29,7 +29,7 @@ def blame(plug: Any, what: str) -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_ours(plug):
             raise
         raise ValueError(f"{what} of {plugs.where(plug)} failed: {plugs.raised(error)}") from error

@@ -35,7 +35,7 @@ def built(found: Any, name: str, options: Mapping[str, Any]) -> Any:
         raise ValueError(f"{where(found)}: {name!r} is a class without step_env: derive it from envs.Environment.")
     try:
         env = found(**options)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ValueError(f"{name!r} ({where(found)}) cannot be built: {raised(error)}") from error
     if not hasattr(env, "step_env"):
         raise ValueError(f"{where(found)}: {name!r} returns {_a(env)}, and must return an environment.")
@@ -53,7 +53,7 @@ def adapted(env: Any, name: str) -> Any:
         return _adapted(env, name)
     except ValueError as error:
         raise ValueError(f"{where(env)}: {error}") from error
-    except Exception as error:  # whatever a method of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a method of the user's raises
         raise ValueError(f"{name!r} ({where(env)}) fails when it is traced: {raised(error)}") from error
 
 

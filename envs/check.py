@@ -34,7 +34,7 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
         _check(env, params, num_steps, num_envs)
     except (AssertionError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # whatever a method of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a method of the user's raises
         name = getattr(env, "name", type(env).__name__)
         raise AssertionError(f"{name} fails when it is traced: {raised(error)}.") from error
 
@@ -68,6 +68,34 @@ def _check(env: Any, params: Any, num_steps: int, num_envs: int) -> None:
     limit = jnp.ones_like(params.max_steps_in_episode)
     truncated = rollout(jax.random.key(1), params.replace(max_steps_in_episode=limit))[3]
     _require(bool(truncated.all()), env, "does not truncate at params.max_steps_in_episode = 1 step")
+
+
+def not_finite(env: Any, *, num_steps: int = 64, num_envs: int = 8) -> str | None:
+    """What of an environment is NaN or infinite in some random steps, each environment on a level of its own: "gives rewards that
+    are not finite". None if nothing is."""
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def rollout(key):
+        def one(key):
+            params = env.default_params if env.sample_level is None else env.sample_level(key)
+            obs, state = env.reset(key, params)
+
+            def body(carry, key):
+                state, seen, rewarded = carry
+                action = env.action_space(params).sample(key)
+                obs, state, reward, _, _, info = env.step(key, state, action, params)
+                seen &= jnp.isfinite(obs).all() & jnp.isfinite(info["final_observation"]).all()
+                return (state, seen, rewarded & jnp.isfinite(reward)), None
+
+            carry = (state, jnp.isfinite(obs).all(), jnp.bool_(True))
+            return jax.lax.scan(body, carry, jax.random.split(key, num_steps))[0][1:]
+
+        return [flags.all() for flags in jax.vmap(one)(jax.random.split(key, num_envs))]
+
+    names = [
+        name for name, fine in zip(("observations", "rewards"), rollout(jax.random.key(0)), strict=True) if not fine
+    ]
+    return f"gives {' and '.join(names)} that are not finite" if names else None
 
 
 def missing(env: Any) -> str | None:
@@ -121,7 +149,7 @@ def _level_fault(env, params):
     keys = jax.random.split(jax.random.key(0), 2)
     try:
         levels = jax.eval_shape(jax.vmap(env.sample_level), keys)
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         yield f"has a sample_level that cannot be mapped over keys by jax.vmap ({type(error).__name__}: {_line(error)})"
         return
     found, wanted = _types(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), levels)), _types(params)
@@ -137,7 +165,7 @@ def _optimal_return_fault(env, params):
         return
     try:
         value = jax.eval_shape(env.optimal_return, params)
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         yield f"has an optimal_return that cannot be traced ({type(error).__name__}: {_line(error)})"
         return
     if _type(value) != "float32[]":

@@ -77,7 +77,7 @@ def resolve(path: str) -> Any:
         raise ValueError(
             f"{path} cannot be imported: no module named {error.name} is in the working directory or installed."
         ) from None
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise _failed(path, module_name, error) from None
     for name in attribute.split("."):
         if not hasattr(found, name):
@@ -159,20 +159,28 @@ def _attributes(obj: Any) -> dict[str, Any]:
     return dict(getattr(obj, "__dict__", {}))
 
 
-def _failed(path: str, module_name: str, error: Exception) -> ValueError:
+def _failed(path: str, module_name: str, error: BaseException) -> ValueError:
     """What the user's module raised, with the line of theirs that raised it."""
     return ValueError(f"{path} cannot be imported: {raised(error)}")
 
 
 def raised(error: BaseException) -> str:
     """An error of a user's code in one line, with the last line of theirs that was run: "kites.py, line 3: TypeError: ..."."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not _is_installed(frame.filename)]
+    theirs = _frames_of_theirs(error)
     line = f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
     if isinstance(error, SyntaxError):
         line = f"{error.filename}, line {error.lineno}: "
     said = " ".join(str(error).split())
     return f"{line}{type(error).__name__}{said and f': {said}'}"
+
+
+def is_raised_by_user(error: BaseException) -> bool:
+    """Whether a line of a user's code was run when an error was raised."""
+    return bool(_frames_of_theirs(error))
+
+
+def _frames_of_theirs(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
 
 
 def _is_installed(file: str) -> bool:

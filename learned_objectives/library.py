@@ -216,7 +216,7 @@ def _type_of(name: str) -> type:
         return _types[name]
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ValueError(
             f"it holds a {attribute} of {module}, which cannot be imported here ({type(error).__name__}: {error}): run where "
             f"{module} can be imported"

@@ -12,6 +12,7 @@ from discover import cli
 from discover.agents.setups import CLASSIC
 from discover.commands import meta_train
 from envs import plugs
+from envs.check import not_finite
 
 TINY = discover.AgentConfig(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,))
 KITES = """
@@ -99,6 +100,23 @@ class NoSpace(Kite):
 class NoActions(Kite):
     def action_space(self, params):
         raise NotImplementedError("later")
+
+
+class NanReward(Kite):
+    def step_env(self, key, state, action, params):
+        seen, state, reward, *rest = super().step_env(key, state, action, params)
+        return seen, state, reward * jnp.nan, *rest
+
+
+class NanSeen(Kite):
+    def reset_env(self, key, params):
+        seen, state = super().reset_env(key, params)
+        return seen * jnp.nan, state
+
+
+class Leaving(Kite):
+    def reset_env(self, key, params):
+        raise SystemExit(3)
 
 
 class NoParams(Kite):
@@ -288,6 +306,46 @@ def test_check_names_what_is_missing_or_fails(own, name, sentence):
     env, kite = plugs.resolve(f"kites:{name}")(), plugs.resolve("kites:Kite")()
     with pytest.raises(AssertionError, match=sentence):
         envs.check(env, kite.default_params, num_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("kites:NanReward", "rewards"), ("kites:NanSeen", "observations"), ("kites:Kite", None)]
+)
+def test_an_environment_that_gives_no_numbers_is_named(path, what):
+    env, _ = envs.make(path)
+    assert not_finite(env) == (what and f"gives {what} that are not finite")
+    if what:
+        with pytest.warns(
+            UserWarning, match=rf"^{path} gives {what} that are not finite, so 2 of 2 agents ended without"
+        ):
+            discover.train("ppo", env=path, total_steps=64, num_seeds=2, num_evals=1, agent=TINY)
+
+
+def test_a_search_in_an_environment_that_gives_no_numbers_warns(own):
+    recipe = discover.Recipe(
+        envs=("kites:Kite", "kites:NanReward"),
+        objective="ppo",
+        total_steps=64,
+        generations=1,
+        evaluation_seeds=2,
+        agent=TINY,
+        search=discover.EvolutionConfig(population=2),
+    )
+    with pytest.warns(
+        UserWarning, match=r"^kites:NanReward gives rewards that are not finite, so no agent has a return"
+    ):
+        discover.meta_train(recipe, own / "run", quiet=True)
+
+
+def test_code_that_ends_the_process_is_named_with_its_line(own, capsys):
+    (own / "leaving.py").write_text("import sys\n\nsys.exit(3)\n")
+    for words, place in (
+        (["train", "--env", "leaving:Kite"], "leaving.py, line 3: SystemExit: 3"),
+        (["train", "--objective", "leaving:drift"], "leaving.py, line 3: SystemExit: 3"),
+        (["train", "--env", "kites:Leaving"], f"kites.py, line {line_of('raise SystemExit')}: SystemExit: 3"),
+    ):
+        assert cli.main(words) == 2
+        assert place in capsys.readouterr().err
 
 
 def test_an_installed_package_announces_names(own):

@@ -816,6 +816,11 @@ class Raises(Walker):
         raise KeyError("lift")
 
 
+class Exits(Walker):
+    def step(self, state, generation):
+        raise SystemExit(3)
+
+
 class Grows(Walker):
     def step(self, state, generation):
         return (state, state), {}
@@ -896,6 +901,7 @@ def test_a_family_that_cannot_be_used_is_refused(more, name, sentence):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
+        ("Exits", r"^step of .* failed: .*more.py, line \d+: SystemExit: 3$"),
         ("Raises", r"step of .* failed: .*more.py, line \d+: KeyError: 'lift'"),
         (
             "Grows",

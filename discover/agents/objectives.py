@@ -130,7 +130,7 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
             lo.verify_drift(drift)
         except jax.errors.JaxRuntimeError:
             raise
-        except Exception as error:  # a broken law, or whatever the user's code raises
+        except (Exception, SystemExit) as error:  # a broken law, or whatever the user's code raises
             if not _is_of_verification(error):
                 raise ValueError(f"__call__ of {name} failed: {plugs.raised(error)}.") from error
             raise ValueError(f"{name} is no drift: {' '.join(str(error).split())} ({where})") from None
@@ -145,7 +145,7 @@ def require_made(made: Any, name: str, where: str | None = None) -> None:
         )
 
 
-def _is_of_verification(error: Exception) -> bool:
+def _is_of_verification(error: BaseException) -> bool:
     """Whether `verify_drift` raised an error itself, and not the drift that it called."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, lo.DriftLawError) or frames[-1].filename == inspect.getsourcefile(laws)
@@ -221,7 +221,7 @@ def fingerprint(objective: Any) -> str:
 def _called(path: str, maker: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return maker(*arguments, **options)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ValueError(
             f"{path} cannot be made: {type(error).__name__}: {' '.join(str(error).split())} ({plugs.where(maker)})."
         ) from None

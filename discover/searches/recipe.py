@@ -65,6 +65,10 @@ class Recipe:
             )
         if not self.envs:
             raise ValueError("envs must name at least one environment: `discover list` shows them.")
+        if twice := [name for name in dict.fromkeys(self.envs) if self.envs.count(name) > 1]:
+            raise ValueError(
+                f"envs must name each environment once, and has {twice[0]} {self.envs.count(twice[0])} times."
+            )
         if self.learning_rates and len(self.learning_rates) != len(self.envs):
             raise ValueError(
                 f"learning_rates must be empty or one per environment ({len(self.envs)}), and there are "
