@@ -79,7 +79,7 @@ def _is_plain(env: Any, params: Any) -> bool:
 
 
 def _params(env: Any, name: str) -> Any:
-    """The default parameters. ValueError where there are none, or where the environment lacks what its interface needs."""
+    """The default parameters. ValueError where they are None, or where the environment lacks a member of its interface."""
     if isinstance(env, type):
         raise ValueError(f"{name!r} is the class {env.__name__}, and must be an instance of it: {env.__name__}().")
     if fault := missing(env):
