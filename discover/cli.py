@@ -22,6 +22,7 @@ from discover.devices.runtime import keep_programs
 from discover.light import answer
 from discover.names import LISTED, check_arguments
 from discover.settings import as_dict
+from envs import plugs
 
 COMMANDS = {
     "quickstart": Command(quickstart.Quickstart, quickstart.run),
@@ -68,6 +69,11 @@ def _status(argv: list[str]) -> int:
         if "DISCOVER_DEBUG" in os.environ:
             raise
         print_line(f"discover: {_sentence(error)}", error=True)
+        return 2
+    except SystemExit as error:
+        if not plugs.is_raised_by_user(error):
+            raise
+        print_line(f"discover: {plugs.raised(error)}: the code of a plug must not end the process.", error=True)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, MutableMapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from discover.names import OWN_BY_PATH, unknown
 from envs import plugs
@@ -27,7 +30,7 @@ def blame(plug: Any, what: str) -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_ours(plug):
             raise
         raise ValueError(f"{what} of {plugs.where(plug)} failed: {plugs.raised(error)}") from error
@@ -42,15 +45,35 @@ def require_defaults(kind: type) -> None:
         raise ValueError(f"{kind.__name__} needs defaults: give one to {' and '.join(needed)} ({plugs.where(kind)}).")
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and _path_of(one) is not None and _path_of(one) == _path_of(other))
+def shown(plug: Any) -> str:
+    """What an object is, with the place of a class or a function: "an int", "the class Kite (kites.py, line 3)"."""
+    if isinstance(plug, type):
+        return f"the class {plug.__name__} ({plugs.where(plug)})"
+    if inspect.isfunction(plug):
+        return f"the function {plug.__name__} ({plugs.where(plug)})"
+    kind = type(plug).__name__
+    place = "" if type(plug).__module__ == "builtins" else f" ({plugs.where(plug)})"
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{place}" if plug is not None else "None"
 
 
-def _path_of(plug: Any) -> str | None:
-    try:
-        return plugs.path_of(plug)
-    except ValueError:
-        return None
+def is_array(value: Any) -> bool:
+    """Whether a value is a number or an array, or the shape of one."""
+    return isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
+
+
+def returned(value: Any) -> str:
+    """What a user's function returns, by its types: "float32[2]", "a tuple of float32[2] and int32[]", "a str", "None"."""
+    if is_array(value):
+        return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    if isinstance(value, tuple | list) and value and all(map(is_array, value)):
+        return f"a {type(value).__name__} of {' and '.join(map(returned, value))}"
+    return shown(value)
+
+
+def _described(plug: Any) -> str:
+    """A plug by its place; an instance by its attributes too, which alone may differ."""
+    is_definition = isinstance(plug, type) or hasattr(plug, "__qualname__")
+    return plugs.where(plug) if is_definition else f"{' '.join(repr(plug).split())} ({plugs.where(plug)})"
 
 
 class Registry(MutableMapping[str, Any]):
@@ -60,9 +83,22 @@ class Registry(MutableMapping[str, Any]):
     `registry[name] = plug` registers a plug for this process. Iteration gives the names but no paths.
     """
 
-    def __init__(self, kind: str, singular: str, ours: Mapping[str, Any]):
-        """`kind`: the group of entry points is `discover.KIND`. `ours`: by name, an object or its path."""
-        self.kind, self.singular = kind, singular
+    def __init__(
+        self,
+        kind: str,
+        singular: str,
+        ours: Mapping[str, Any],
+        wanted: str = "a class or a function",
+        accepts: Callable[[Any], bool] = callable,
+    ):
+        """
+        Args:
+          kind: the group of entry points is `discover.KIND`.
+          ours: by name, an object or its path.
+          wanted: what a plug must be, in words.
+          accepts: whether an object is that.
+        """
+        self.kind, self.singular, self.wanted, self.accepts = kind, singular, wanted, accepts
         self._ours, self._registered = dict(ours), {}
 
     def __getitem__(self, name: str) -> Any:
@@ -78,18 +114,25 @@ class Registry(MutableMapping[str, Any]):
         return found
 
     def require(self, name: str) -> Any:
-        """As `registry[name]`; ValueError with the nearest name for an unknown one."""
+        """As `registry[name]`; ValueError with the nearest name for an unknown one, and for what is no plug of this kind."""
         if not isinstance(name, str):
             raise ValueError(f"expected the name of a {self.singular}, and got {name!r}: one of {', '.join(self)}.")
         if name not in self:
             raise unknown(self.singular, name, self, OWN_BY_PATH)
-        return self[name]
+        found = self[name]
+        self._require_accepted(name, found)
+        return found
+
+    def _require_accepted(self, name: str, plug: Any) -> None:
+        if not self.accepts(plug):
+            raise ValueError(f"{name} is {shown(plug)}, and must be {self.wanted}.")
 
     def __setitem__(self, name: str, plug: Any) -> None:
         if not isinstance(name, str) or not name or plugs.is_path(name):
             raise ValueError(f"the name of a {self.singular} must be a word, and is {name!r}.")
         if name in self._ours:
             raise ValueError(f"the name {name!r} is that of a {self.singular} of discover: choose another.")
+        self._require_accepted(f"the {self.singular} {name!r}", plug)
         self._refuse_second(name, plug)
         self._registered[name] = plug
 
@@ -97,15 +140,15 @@ class Registry(MutableMapping[str, Any]):
         """ValueError where the name stands for another plug. A notebook's cell that is run again defines the same plug again."""
         if name in self._registered:
             known = self._registered[name]
-            if not _is_same(known, plug):
+            if not plugs.same(known, plug):
                 raise ValueError(
-                    f"two {self.kind} have the name {name!r}: {plugs.where(known)}, and {plugs.where(plug)}. Choose another name "
-                    "for one of them."
+                    f"two {self.kind} have the name {name!r}: {_described(known)}, and {_described(plug)}. Choose another name for one of "
+                    "them, or delete the first."
                 )
-        elif name in self._announced() and self._announced()[name].value != _path_of(plug):
+        elif name in self._announced() and not plugs.same(plugs.resolve(self._announced()[name].value), plug):
             raise ValueError(
                 f"two {self.kind} have the name {name!r}: {self._announced()[name].value}, which an installed package announces, "
-                f"and {plugs.where(plug)}. Choose another name."
+                f"and {_described(plug)}. Choose another name."
             )
 
     def __delitem__(self, name: str) -> None:

@@ -113,7 +113,7 @@ def _is_of_family(name: str) -> bool:
     return name.startswith("gridworld/") or suites.of(name) is not None
 
 
-def register(name: str, build: Callable[..., Any]) -> None:
+def register(name: str, build: Callable[..., Any], *, replace: bool = False) -> None:
     """Let `make` know an environment of your own, and with it `train`, `evaluate` and recipes.
 
     Args:
@@ -121,8 +121,10 @@ def register(name: str, build: Callable[..., Any]) -> None:
       build: options -> an environment of the gymnax 1.0 interface, such as its class; or an environment itself. Called once for
         each set of options. Dict and Tuple spaces, scalars and matrices are adapted by `Uniform`; see `check` for the rest of the
         contract, and `Environment` for the capabilities.
+      replace: whether a name of yours may stand for another environment from now on. The same class, function or instance may
+        always be registered again, also where a notebook's cell defines it anew.
 
-    Registering a name of yours again replaces what it stands for. Raises ValueError for a name that is taken.
+    Raises ValueError for a name that is taken.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, and is {name!r}.")
@@ -134,6 +136,11 @@ def register(name: str, build: Callable[..., Any]) -> None:
         )
     if not callable(build) and not hasattr(build, "step_env"):
         raise ValueError(f"build must return an environment, or be one, and is a {type(build).__name__}.")
+    if not replace and name in _registered and not plugs.same(_registered[name], build):
+        raise ValueError(
+            f"two environments have the name {name!r}: {plugs.where(_registered[name])}, and {plugs.where(build)}. Choose "
+            "another name for one of them, or replace the first: envs.register(..., replace=True)."
+        )
     _registered[name] = build
     for key in [key for key in _built if key[0] == name]:
         del _built[key]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments.spaces import Box, Discrete
 
-from envs.check import capability_faults
+from envs.check import capability_faults, info_fault, missing
 from envs.interface import Capabilities, Named
 from envs.plugs import raised, where
 from envs.spaces import MultiDiscrete
 from envs.uniform import Uniform
-
-MEMBERS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space", "default_params")
 
 
 def built(found: Any, name: str, options: Mapping[str, Any]) -> Any:
@@ -37,7 +35,7 @@ def built(found: Any, name: str, options: Mapping[str, Any]) -> Any:
         raise ValueError(f"{where(found)}: {name!r} is a class without step_env: derive it from envs.Environment.")
     try:
         env = found(**options)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ValueError(f"{name!r} ({where(found)}) cannot be built: {raised(error)}") from error
     if not hasattr(env, "step_env"):
         raise ValueError(f"{where(found)}: {name!r} returns {_a(env)}, and must return an environment.")
@@ -55,13 +53,12 @@ def adapted(env: Any, name: str) -> Any:
         return _adapted(env, name)
     except ValueError as error:
         raise ValueError(f"{where(env)}: {error}") from error
-    except Exception as error:  # whatever a method of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a method of the user's raises
         raise ValueError(f"{name!r} ({where(env)}) fails when it is traced: {raised(error)}") from error
 
 
 def _adapted(env: Any, name: str) -> Any:
-    _require_members(env, name)
-    params = env.default_params
+    params = _params(env, name)
     if not _is_plain(env, params) or type(env).__module__.startswith("gymnax."):
         _require_limit(params, name)
         env = Uniform(env, name=name)
@@ -74,23 +71,39 @@ def _adapted(env: Any, name: str) -> Any:
 
 
 def _is_plain(env: Any, params: Any) -> bool:
-    with jax.ensure_compile_time_eval():
-        seen, acts = env.observation_space(params), env.action_space(params)
+    seen, acts = _spaces(env, params)
     flat = isinstance(acts, Discrete | MultiDiscrete) or (
         isinstance(acts, Box) and len(acts.shape) == 1 and acts.shape[0] > 0
     )
     return isinstance(seen, Discrete | Box) and len(seen.shape or (1,)) != 2 and flat
 
 
-def _require_members(env: Any, name: str) -> None:
+def _params(env: Any, name: str) -> Any:
+    """The default parameters. ValueError where they are None, or where the environment lacks a member of its interface."""
     if isinstance(env, type):
         raise ValueError(f"{name!r} is the class {env.__name__}, and must be an instance of it: {env.__name__}().")
-    if missing := [member for member in MEMBERS if not hasattr(env, member)]:
-        raise ValueError(
-            f"{name!r} is a {type(env).__name__} without {missing[0]}: see gymnax's Environment for what it needs."
-        )
-    if env.default_params is None:
+    if fault := missing(env):
+        raise ValueError(f"{fault}: see gymnax's Environment for what it needs.")
+    params = env.default_params
+    if params is None:
         raise ValueError(f"default_params of {name!r} is None, and must be its parameters: a pytree of arrays.")
+    return params
+
+
+def _spaces(env: Any, params: Any) -> tuple[Any, Any]:
+    """Of observations and of actions."""
+    with jax.ensure_compile_time_eval():
+        return _written(env, "observation_space", env.observation_space, params), _written(
+            env, "action_space", env.action_space, params
+        )
+
+
+def _written(env: Any, method: str, call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)`. ValueError where the method is not written yet."""
+    try:
+        return call(*args)
+    except NotImplementedError as error:
+        raise ValueError(f"{method} of {type(env).__name__} is not implemented ({raised(error)}): write it.") from error
 
 
 def _require_limit(params: Any, name: str) -> None:
@@ -101,30 +114,31 @@ def _require_limit(params: Any, name: str) -> None:
 def _check_types(env: Any, name: str) -> None:
     key, params = jax.random.key(0), env.default_params
     inner = env.env if isinstance(env, Uniform) else env
-    with jax.ensure_compile_time_eval():
-        seen, acts = env.observation_space(params), inner.action_space(params)
-    obs, state = _returned(inner, "reset_env", "observation, state", key, params)
+    (seen, _), (_, acts) = _spaces(env, params), _spaces(inner, params)
+    obs, state = _returned(inner, name, "reset_env", "observation, state", key, params)
     action = jax.eval_shape(acts.sample, key)
     wanted = "observation, state, reward, terminated, info"
-    _, after, reward, terminated, _ = _returned(inner, "step_env", wanted, key, state, action, params)
+    _, after, reward, terminated, info = _returned(inner, name, "step_env", wanted, key, state, action, params)
+    if fault := info_fault(info):
+        raise ValueError(f"step_env of {name!r} {fault}.")
     _check_limit(inner, name, state, params)
     if jax.tree.structure(state) != jax.tree.structure(after):
         raise ValueError(
-            f"step_env of {name!r} returns a state of another structure than reset_env: {_told(after)}, and it must be "
-            f"{_told(state)}."
+            f"step_env of {name!r} returns a state of another structure than reset_env: {_described(after)}, and it must be "
+            f"{_described(state)}."
         )
     if not isinstance(env, Uniform):
         _require_same_types(state, after, name)
     if reward.shape != () or terminated.shape != ():
         raise ValueError(
-            f"step_env of {name!r} returns reward {_told(reward)} and terminated {_told(terminated)}, and both must be scalars."
+            f"step_env of {name!r} returns reward {_described(reward)} and terminated {_described(terminated)}, and both must be scalars."
         )
     if not jnp.issubdtype(terminated.dtype, jnp.bool_):
-        raise ValueError(f"step_env of {name!r} returns terminated {_told(terminated)}, and it must be bool[].")
+        raise ValueError(f"step_env of {name!r} returns terminated {_described(terminated)}, and it must be bool[].")
     obs, _ = jax.eval_shape(env.reset_env, key, params)
     if not isinstance(seen, Discrete) and tuple(obs.shape) != tuple(seen.shape):
         raise ValueError(
-            f"{name!r} returns observations {_told(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
+            f"{name!r} returns observations {_described(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
             "be the same."
         )
 
@@ -139,14 +153,14 @@ def _check_limit(env: Any, name: str, state: Any, params: Any) -> None:
         ) from None
 
 
-def _returned(env: Any, method: str, wanted: str, *args: Any) -> tuple:
+def _returned(env: Any, name: str, method: str, wanted: str, *args: Any) -> tuple:
     """The shapes of what a method returns. ValueError where it does not return as many values as are wanted."""
-    out, count = jax.eval_shape(getattr(env, method), *args), wanted.count(",") + 1
+    out, count = _written(env, method, jax.eval_shape, getattr(env, method), *args), wanted.count(",") + 1
     found = len(out) if isinstance(out, tuple | list) else 1
     if found != count:
         limit = " `is_truncated(state, params)` says whether the time limit is reached." if method == "step_env" else ""
         values = f"{found} values" if found > 1 else "None" if out is None else "one value"
-        raise ValueError(f"{method} of {env.name!r} returns {values}, and must return {count}: {wanted}.{limit}")
+        raise ValueError(f"{method} of {name!r} returns {values}, and must return {count}: {wanted}.{limit}")
     return tuple(out)
 
 
@@ -156,8 +170,8 @@ def _require_same_types(state: Any, after: Any, name: str) -> None:
     ):
         if (before.shape, before.dtype) != (now.shape, now.dtype):
             raise ValueError(
-                f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_told(before)} from "
-                f"reset_env, {_told(now)} after a step. They must be the same."
+                f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_described(before)} from "
+                f"reset_env, {_described(now)} after a step. They must be the same."
             )
 
 
@@ -167,7 +181,7 @@ def _a(value: Any) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _told(tree: Any) -> str:
+def _described(tree: Any) -> str:
     """Types of a tree of shapes: float32[3] for one."""
     leaves = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree)]
     return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"

@@ -1,17 +1,22 @@
 """A conformance test that ships with the library: one call tests anyone's environment."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnax.environments.environment import Environment as GymnaxEnvironment
 from gymnax.environments.spaces import Box, Discrete
 
 from envs.interface import DEFAULTS, Lifetimes, Named
+from envs.plugs import raised
 from envs.spaces import MultiDiscrete
 
+MEMBERS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space", "default_params")
+STUBS = ("reset_env", "step_env", "observation_space", "action_space")  # that gymnax's base class does not implement
 INFO = ("discount", "terminated", "truncated", "final_observation")
 
 
@@ -25,6 +30,18 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
 
     Raises AssertionError with a sentence that names what is broken.
     """
+    try:
+        _check(env, params, num_steps, num_envs)
+    except (AssertionError, jax.errors.JaxRuntimeError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a method of the user's raises
+        name = getattr(env, "name", type(env).__name__)
+        raise AssertionError(f"{name} fails when it is traced: {raised(error)}.") from error
+
+
+def _check(env: Any, params: Any, num_steps: int, num_envs: int) -> None:
+    if fault := missing(env):
+        raise AssertionError(f"{fault}.")
     _check_spaces(env, params)
     if any(not hasattr(env, name) for name in (*DEFAULTS, "num_states")):
         env = Named(env, env.name)  # of gymnax's interface alone: its capabilities are the defaults
@@ -51,6 +68,56 @@ def check(env: Any, params: Any, *, num_steps: int = 20, num_envs: int = 3) -> N
     limit = jnp.ones_like(params.max_steps_in_episode)
     truncated = rollout(jax.random.key(1), params.replace(max_steps_in_episode=limit))[3]
     _require(bool(truncated.all()), env, "does not truncate at params.max_steps_in_episode = 1 step")
+
+
+def not_finite(env: Any, *, num_steps: int = 64, num_envs: int = 8) -> str | None:
+    """What of an environment is NaN or infinite in some random steps, each environment on a level of its own: "gives rewards that
+    are not finite". None if nothing is."""
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def rollout(key):
+        def one(key):
+            params = env.default_params if env.sample_level is None else env.sample_level(key)
+            obs, state = env.reset(key, params)
+
+            def body(carry, key):
+                state, seen, rewarded = carry
+                action = env.action_space(params).sample(key)
+                obs, state, reward, _, _, info = env.step(key, state, action, params)
+                seen &= jnp.isfinite(obs).all() & jnp.isfinite(info["final_observation"]).all()
+                return (state, seen, rewarded & jnp.isfinite(reward)), None
+
+            carry = (state, jnp.isfinite(obs).all(), jnp.bool_(True))
+            return jax.lax.scan(body, carry, jax.random.split(key, num_steps))[0][1:]
+
+        return [flags.all() for flags in jax.vmap(one)(jax.random.split(key, num_envs))]
+
+    names = [
+        name for name, fine in zip(("observations", "rewards"), rollout(jax.random.key(0)), strict=True) if not fine
+    ]
+    return f"gives {' and '.join(names)} that are not finite" if names else None
+
+
+def missing(env: Any) -> str | None:
+    """Which methods an environment lacks: "Kite lacks reset_env". One that gymnax's base class only declares is lacking too."""
+    lacking = [member for member in MEMBERS if not _has(env, member)]
+    return f"{type(env).__name__} lacks {' and '.join(lacking)}" if lacking else None
+
+
+def _has(env: Any, member: str) -> bool:
+    """Properties are not called, because their own AttributeError would pass for a missing member."""
+    found = inspect.getattr_static(env, member, None)
+    if found is None:
+        return hasattr(env, member)  # of another object that this one stands for
+    return member not in STUBS or found is not vars(GymnaxEnvironment)[member]
+
+
+def info_fault(info: Any) -> str | None:
+    """What is wrong with the last value of `step_env`."""
+    if isinstance(info, Mapping):
+        return None
+    found = "None" if info is None else f"a {type(info).__name__}"
+    return f"returns {found} as info, which must be a dictionary, and may be empty"
 
 
 def capability_faults(env: Any, params: Any) -> Iterator[str]:
@@ -82,7 +149,7 @@ def _level_fault(env, params):
     keys = jax.random.split(jax.random.key(0), 2)
     try:
         levels = jax.eval_shape(jax.vmap(env.sample_level), keys)
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         yield f"has a sample_level that cannot be mapped over keys by jax.vmap ({type(error).__name__}: {_line(error)})"
         return
     found, wanted = _types(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), levels)), _types(params)
@@ -98,7 +165,7 @@ def _optimal_return_fault(env, params):
         return
     try:
         value = jax.eval_shape(env.optimal_return, params)
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         yield f"has an optimal_return that cannot be traced ({type(error).__name__}: {_line(error)})"
         return
     if _type(value) != "float32[]":
@@ -140,11 +207,16 @@ def _check_types(env, params):
     key = jax.random.key(0)
     obs, state = jax.eval_shape(env.reset, key, params)
     action = jax.eval_shape(env.action_space(params).sample, key)
+    inner = jax.eval_shape(env.step_env, key, state, action, params)
+    count = len(inner) if isinstance(inner, tuple | list) else 1
+    _require(count == 5, env, f"returns {count} values from step_env; the contract is 5")
+    if fault := info_fault(inner[4]):
+        _require(False, env, f"{fault} (step_env)")
     out = jax.eval_shape(env.step, key, state, action, params)
     _require(len(out) == 6, env, f"returns {len(out)} values from step; the contract is 6")
     next_obs, next_state, reward, terminated, truncated, info = out
-    missing = [name for name in INFO if name not in info]
-    _require(not missing, env, f"leaves {', '.join(missing)} out of info")
+    absent = [name for name in INFO if name not in info]
+    _require(not absent, env, f"leaves {', '.join(absent)} out of info")
 
     space = env.observation_space(params)
     seen, kind = ((), "int32") if isinstance(space, Discrete) else (space.shape, jnp.dtype(space.dtype).name)

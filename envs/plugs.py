@@ -10,7 +10,9 @@ Kinds are envs, objectives, searches, estimators, scores and shapings.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -21,7 +23,10 @@ import traceback
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("discover", "envs", "learned_objectives"))
 INSTALLED = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), *OURS)
@@ -73,7 +78,7 @@ def resolve(path: str) -> Any:
         raise ValueError(
             f"{path} cannot be imported: no module named {error.name} is in the working directory or installed."
         ) from None
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise _failed(path, module_name, error) from None
     for name in attribute.split("."):
         if not hasattr(found, name):
@@ -89,16 +94,16 @@ def path_of(obj: Any) -> str:
 
     Raises ValueError where `resolve` would not find it again: a class defined in a function.
     """
-    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    kind = _definition(obj)
     path = f"{kind.__module__}:{kind.__qualname__}"
-    if not is_path(path):
+    if not is_path(path) or isinstance(obj, functools.partial):
         raise ValueError(f"{kind.__qualname__} has no import path: define it at the top level of a module.")
     return path
 
 
 def where(obj: Any) -> str:
     """File and line of a class, a function, or the class of an instance: "kites.py, line 12"."""
-    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    kind = _definition(obj.func if isinstance(obj, functools.partial) else obj)
     try:
         return f"{inspect.getsourcefile(kind)}, line {inspect.getsourcelines(kind)[1]}"
     except (OSError, TypeError):  # defined in a session, or in C
@@ -107,7 +112,7 @@ def where(obj: Any) -> str:
 
 def code_digest(obj: Any) -> str:
     """A digest of the source of a class, a function, or the class of an instance; of its name where there is no source."""
-    kind = obj if isinstance(obj, type) or inspect.isfunction(obj) else type(obj)
+    kind = _definition(obj)
     try:
         text = inspect.getsource(kind)
     except (OSError, TypeError):  # defined in a session, or in C
@@ -115,26 +120,77 @@ def code_digest(obj: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _failed(path: str, module_name: str, error: Exception) -> ValueError:
+def _definition(obj: Any) -> Any:
+    """The class or the function that an object is made by: itself, the function that `jax.jit` wraps, or its class."""
+    inner = inspect.unwrap(obj) if callable(obj) else obj
+    return inner if isinstance(inner, type) or inspect.isfunction(inner) else type(obj)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plugs are one: the same object; a class or a function that is defined again, as by a notebook's cell that runs
+    again; or instances of one class with equal attributes."""
+    if one is other:
+        return True
+    if isinstance(one, type) or isinstance(other, type):
+        return isinstance(one, type) and isinstance(other, type) and _has_same_path(one, other)
+    first, second = _definition(one), _definition(other)
+    if inspect.isfunction(first) and inspect.isfunction(second):
+        return _is_same_function(first, second)
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        return same(one.func, other.func) and same((one.args, one.keywords), (other.args, other.keywords))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "shape") and hasattr(other, "shape"):
+        return np.array_equal(one, other)
+    if not _has_same_path(first, second):
+        return False
+    return same(_attributes(one), _attributes(other)) if _attributes(one) else bool(one == other)
+
+
+def _is_same_function(one: FunctionType, other: FunctionType) -> bool:
+    """By path. Of lambdas and functions within others, which have none, by file, line and what they close over."""
+    if _has_same_path(one, other):
+        return True
+    bound = [[cell.cell_contents for cell in each.__closure__ or ()] for each in (one, other)]
+    places = [(each.__code__.co_filename, each.__code__.co_firstlineno, each.__qualname__) for each in (one, other)]
+    return places[0] == places[1] and same(*bound)
+
+
+def _has_same_path(one: Any, other: Any) -> bool:
+    path = f"{one.__module__}:{one.__qualname__}"
+    return is_path(path) and path == f"{other.__module__}:{other.__qualname__}"
+
+
+def _attributes(obj: Any) -> dict[str, Any]:
+    """Of an instance, by name."""
+    if dataclasses.is_dataclass(obj):
+        return {field.name: getattr(obj, field.name, None) for field in dataclasses.fields(obj)}
+    return dict(getattr(obj, "__dict__", {}))
+
+
+def _failed(path: str, module_name: str, error: BaseException) -> ValueError:
     """What the user's module raised, with the line of theirs that raised it."""
     return ValueError(f"{path} cannot be imported: {raised(error)}")
 
 
 def raised(error: BaseException) -> str:
     """An error of a user's code in one line, with the last line of theirs that was run: "kites.py, line 3: TypeError: ..."."""
-    theirs = _frames_of_users(error)
+    theirs = _frames_of_theirs(error)
     line = f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
     if isinstance(error, SyntaxError):
         line = f"{error.filename}, line {error.lineno}: "
-    return f"{line}{type(error).__name__}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    return f"{line}{type(error).__name__}{said and f': {said}'}"
 
 
-def is_users(error: BaseException) -> bool:
-    """Whether an error passed through code that is neither Python's, nor of an installed package, nor of this one."""
-    return bool(_frames_of_users(error))
+def is_raised_by_user(error: BaseException) -> bool:
+    """Whether a line of a user's code was run when an error was raised."""
+    return bool(_frames_of_theirs(error))
 
 
-def _frames_of_users(error: BaseException) -> list[traceback.FrameSummary]:
+def _frames_of_theirs(error: BaseException) -> list[traceback.FrameSummary]:
     return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -45,16 +46,37 @@ class ObjectiveFileError(ValueError):
     """A file that is not a readable objective; the message says what it is and what to do."""
 
 
+class _Changed(ValueError):
+    """The class of an objective has other fields than when its file was written."""
+
+
 def register(cls: type) -> type:
-    """Let `save` and `load` know a drift or objective of your own, by its class name. Usable as a decorator."""
+    """Let `save` and `load` know a drift or objective of your own, by its class name. Usable as a decorator.
+
+    A class that is defined again, as by a notebook's cell that is run again, replaces the one before it.
+    """
     if not isinstance(cls, type):
         raise TypeError(f"register takes a class, and was given a {type(cls).__name__}.")
     if not issubclass(cls, (Drift, Objective)):
         raise TypeError(f"expected a subclass of Drift or Objective, got {cls.__name__}.")
-    if _types.get(cls.__name__, cls) is not cls:
-        raise ValueError(f"the name {cls.__name__} is taken by {_types[cls.__name__]}; choose another.")
+    known = _types.get(cls.__name__, cls)
+    if not _is_same(known, cls):
+        raise ValueError(f"the name {cls.__name__} is taken by the class of {_where(known)}; choose another.")
     _types[cls.__name__] = cls
     return cls
+
+
+def _is_same(one: type, other: type) -> bool:
+    """Whether two classes are one, or the second is the first defined again."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _where(cls: type) -> str:
+    """File and line of a class: "kites.py, line 12"; its module and name where there is no file."""
+    try:
+        return f"{inspect.getsourcefile(cls)}, line {inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def available() -> tuple[str, ...]:
@@ -176,7 +198,7 @@ def _name_of(cls: type) -> str:
     module = sys.modules.get(cls.__module__)
     if cls.__module__ != "__main__" and getattr(module, cls.__name__, None) is cls:
         return f"{cls.__module__}:{cls.__name__}"
-    if _types.get(cls.__name__) is not cls:
+    if not _is_same(_types.get(cls.__name__, object), cls):
         raise ValueError(
             f"cannot save a {cls.__name__}, because no import finds its class again: define it at the top level of a module, or "
             "decorate it with learned_objectives.register."
@@ -194,7 +216,7 @@ def _type_of(name: str) -> type:
         return _types[name]
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ValueError(
             f"it holds a {attribute} of {module}, which cannot be imported here ({type(error).__name__}: {error}): run where "
             f"{module} can be imported"
@@ -223,6 +245,7 @@ def _build(spec: Mapping[str, Any], prefix: str, tensors: dict[str, np.ndarray])
     """The inverse of `_describe`; takes what it uses out of `tensors`."""
     cls = _type_of(spec["type"])
     values = dict(spec["static"])
+    _require_fields(cls, {*values, *spec["children"], *_own(tensors, prefix)})
     for name, child in spec["children"].items():
         values[name] = _build(child, f"{prefix}{name}.", tensors)
     for field in dataclasses.fields(cls):
@@ -231,6 +254,26 @@ def _build(spec: Mapping[str, Any], prefix: str, tensors: dict[str, np.ndarray])
     node = cls(**values)
     getattr(node, "validate", lambda: None)()
     return node
+
+
+def _own(tensors: Mapping[str, Any], prefix: str) -> set[str]:
+    """The names of the tensors of one node, without those of the objectives in it."""
+    names = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+    return {name for name in names if "." not in name}
+
+
+def _require_fields(cls: type, held: set[str]) -> None:
+    """_Changed where a file holds a field that a user's class lacks, or lacks one that it needs."""
+    if cls in OURS:
+        return
+    fields = dataclasses.fields(cls)
+    needed = {f.name for f in fields if f.init and f.default is f.default_factory is dataclasses.MISSING}
+    gone, new = sorted(held - {f.name for f in fields}), sorted(needed - held)
+    name = f"{cls.__name__} ({_where(cls)})"
+    if gone:
+        raise _Changed(f"{name} has no field {gone[0]}, which this file holds: rename it back")
+    if new:
+        raise _Changed(f"{name} needs the field {new[0]}, which this file lacks: give it a default")
 
 
 def _digest(tensors: Mapping[str, np.ndarray], spec: Any, record: str = "") -> str:
@@ -273,6 +316,8 @@ def _read(path: Path) -> tuple[Objective, dict[str, Any]]:
         objective = _build(spec, "", tensors)
         if tensors:
             raise ValueError(f"nothing in it uses its tensors {sorted(tensors)}")
+    except _Changed as error:
+        raise ObjectiveFileError(f"{path} does not fit the code here: {error}.") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = str(error).rstrip(".")
         raise ObjectiveFileError(f"{path} does not hold a whole objective: {reason}.") from None

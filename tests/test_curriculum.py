@@ -144,6 +144,10 @@ def test_bounds_of_lifetimes_that_cannot_be_are_refused():
     agent = Agent(envs.make("CartPole-v1")[0], discover.AgentConfig(num_envs=4, num_steps=16))
     with pytest.raises(ValueError, match=r"^longest_steps must be at least total_steps, 1,024, and is 512"):
         cu.Tasks(agent, 1024, 1e-3, longest_steps=512)
+    with pytest.raises(ValueError, match=r"^longest_steps must hold at least one rollout"):
+        cu.Tasks(agent, 1024, 1e-3, longest_steps=5)
+    with pytest.raises(ValueError, match=r"^longest_steps must hold at least one rollout .*, and is 100\."):
+        dataclasses.replace(discover.recipes.quickstart(), longest_steps=100)
     with pytest.raises(ValueError, match=r"^longest_steps needs total_steps"):
         cu.Tasks(AGENT, None, 1e-3, longest_steps=12_800)
 

@@ -40,6 +40,24 @@ def test_an_environment_of_ones_own_goes_by_its_name(registry):
         envs.make("Mine-v1")
 
 
+def test_a_second_environment_of_one_name_is_refused_unless_it_shall_replace_the_first(registry):
+    class Mine(envs.Environment):
+        size = 1
+
+    envs.register("Mine-v0", Mine)
+    with pytest.raises(
+        ValueError, match=r"two environments have the name 'Mine-v0': .*test_envs.py, line .*replace=True"
+    ):
+        envs.register("Mine-v0", gymnax.environments.CartPole)
+    assert envs._registered["Mine-v0"] is Mine
+    envs.register("Mine-v0", gymnax.environments.CartPole, replace=True)
+    assert envs.make("Mine-v0")[0].num_actions == 2
+    envs.register("One-v0", gymnax.environments.CartPole())
+    envs.register("One-v0", gymnax.environments.CartPole())
+    with pytest.raises(ValueError, match="two environments have the name 'One-v0'"):
+        envs.register("One-v0", gymnax.environments.Pendulum())
+
+
 def test_what_builds_no_environment_is_named(registry):
     envs.register("Pair-v0", lambda: gymnax.make("CartPole-v1"))
     with pytest.raises(

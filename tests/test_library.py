@@ -1,9 +1,14 @@
 """Objectives survive the disk exactly, and nothing else is let in."""
 
 import ast
+import importlib
+import inspect
 import json
+import linecache
 import os
 import pickle
+import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -332,6 +337,71 @@ def test_registering_twice_is_harmless_and_a_taken_name_is_not(registry):
     lo.register(lo.register(Squared))
     with pytest.raises(ValueError, match=r"the name Clip is taken by .*; choose another\."):
         lo.register(type("Clip", (lo.Drift,), {}))
+
+
+def test_a_class_that_is_defined_again_is_registered_again(registry, path):
+    """As by a notebook's cell that is run again. An instance of the class before it can still be saved."""
+    first, second = local_drift(), local_drift()
+    assert first is not second
+    lo.register(first)
+    lo.register(second)
+    lo.save(lo.Mirror(first()), path)
+    assert type(lo.load(path).drift) is second
+
+
+def test_a_taken_name_is_refused_with_the_place_of_the_other_class(registry):
+    lo.register(Squared)
+    line = inspect.getsourcelines(Squared)[1]
+    with pytest.raises(
+        ValueError, match=rf"the name Squared is taken by the class of .*test_library\.py, line {line}; choose"
+    ):
+        lo.register(type("Squared", (lo.Drift,), {"__module__": "elsewhere"}))
+
+
+MOVING = """
+from flax import struct
+
+import learned_objectives as lo
+
+
+class D(lo.Drift):
+    {field}: float = 1.0
+    power: int = struct.field(pytree_node=False, default=2)
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        return self.{field}**2 * log_ratio**self.power
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        (MOVING.format(field="alpha"), "has no field a, which this file holds: rename it back"),
+        (
+            MOVING.format(field="a").replace("power", "order"),
+            "has no field power, which this file holds: rename it back",
+        ),
+        (
+            MOVING.format(field="a").replace("power: int = ", "b: float\n    power: int = ").replace("= 1.0", ""),
+            "needs the field b, which this file lacks: give it a default",
+        ),
+    ],
+    ids=["leaf", "static", "new"],
+)
+def test_a_class_whose_fields_have_changed_is_named_with_its_place(tmp_path, path, monkeypatch, after, sentence):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "moving_fields.py"
+    file.write_text(MOVING.format(field="a"))
+    lo.save(lo.Mirror(importlib.import_module("moving_fields").D(0.5)), path)
+    sys.modules.pop("moving_fields")
+    file.write_text(after)
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    with pytest.raises(lo.ObjectiveFileError) as refusal:
+        lo.load(path)
+    sys.modules.pop("moving_fields")
+    assert str(refusal.value) == f"{path} does not fit the code here: D ({file}, line 7) {sentence}."
 
 
 def test_only_drifts_and_objectives_register():

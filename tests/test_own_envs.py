@@ -12,6 +12,7 @@ from discover import cli
 from discover.agents.setups import CLASSIC
 from discover.commands import meta_train
 from envs import plugs
+from envs.check import not_finite
 
 TINY = discover.AgentConfig(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,))
 KITES = """
@@ -75,6 +76,53 @@ class Stated(Kite):
 
 class Bare:
     step_env = Kite.step_env
+
+
+class NoReset(Environment):
+    default_params, step_env = Kite.default_params, Kite.step_env
+    observation_space, action_space = Kite.observation_space, Kite.action_space
+
+
+class NoStep(Environment):
+    default_params, reset_env, action_space = Kite.default_params, Kite.reset_env, Kite.action_space
+
+
+class NoInfo(Kite):
+    def step_env(self, key, state, action, params):
+        return (*super().step_env(key, state, action, params)[:4], None)
+
+
+class NoSpace(Kite):
+    def observation_space(self, params):
+        raise NotImplementedError
+
+
+class NoActions(Kite):
+    def action_space(self, params):
+        raise NotImplementedError("later")
+
+
+class NanReward(Kite):
+    def step_env(self, key, state, action, params):
+        seen, state, reward, *rest = super().step_env(key, state, action, params)
+        return seen, state, reward * jnp.nan, *rest
+
+
+class NanSeen(Kite):
+    def reset_env(self, key, params):
+        seen, state = super().reset_env(key, params)
+        return seen * jnp.nan, state
+
+
+class Leaving(Kite):
+    def reset_env(self, key, params):
+        raise SystemExit(3)
+
+
+class NoParams(Kite):
+    @property
+    def default_params(self):
+        raise AttributeError("oops")
 
 
 class Needy(Kite):
@@ -181,7 +229,10 @@ def test_a_path_is_a_name_of_an_environment_in_a_recipe(own):
         ("kites:number", None, "'kites:number' is an int, and must be an environment: a class, a function that returns one"),
         ("kites:NoEnvironment", "class NoEnvironment", "'kites:NoEnvironment' is a class without step_env: derive it from"),
         ("kites:pair", "def pair", "'kites:pair' returns a tuple, and must return an environment."),
-        ("kites:Bare", "class Bare", "'kites:Bare' is a Bare without reset_env: see gymnax's Environment"),
+        ("kites:Bare", "class Bare", "Bare lacks reset_env and is_truncated and"),
+        ("kites:NoReset", "class NoReset", "NoReset lacks reset_env: see gymnax's Environment"),
+        ("kites:NoStep", "class NoStep", "NoStep lacks step_env and observation_space: see gymnax's Environment"),
+        ("kites:NoInfo", "class NoInfo", "step_env of 'kites:NoInfo' returns None as info, which must be a dictionary"),
         ("kites:Short", "class Short", "step_env of 'kites:Short' returns 4 values, and must return 5"),
         ("kites:Stated", "class Stated", "'kites:Stated' has the lifetimes 100, and they must be envs.Lifetimes or None."),
     ],
@@ -213,6 +264,88 @@ def test_what_the_code_of_a_user_raises_is_named_with_its_line(own):
     sys.modules.pop("kites")
     with pytest.raises(ValueError, match=r"kites:Kite cannot be imported: .*kites.py, line 2: ZeroDivisionError"):
         envs.make("kites:Kite", size=5)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("kites:NoSpace", "observation_space of NoSpace is not implemented ({}: NotImplementedError): write it."),
+        ("kites:NoActions", "action_space of NoActions is not implemented ({}: NotImplementedError: later): write it."),
+        ("kites:NoParams", "'kites:NoParams' {} fails when it is traced: {}: AttributeError: oops"),
+    ],
+)
+def test_a_member_that_raises_is_named_with_what_it_raises(own, path, sentence):
+    file, name = own / "kites.py", path.removeprefix("kites:")
+    lines = KITES.splitlines()
+    begins = lines.index(f"class {name}(Kite):") + 1
+    raises = next(n for n, text in enumerate(lines[begins:], begins + 1) if "raise " in text)
+    with pytest.raises(ValueError, match=r".") as error:
+        envs.make(path)
+    where = f"{file}, line {begins}"
+    if sentence.count("{}") == 1:
+        assert str(error.value) == f"{where}: " + sentence.format(f"{file}, line {raises}")
+    else:
+        assert str(error.value) == sentence.format(f"({where})", f"{file}, line {raises}")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("NoReset", r"NoReset lacks reset_env\.$"),
+        ("NoStep", r"NoStep lacks step_env and observation_space\.$"),
+        (
+            "NoInfo",
+            r"NoInfo returns None as info, which must be a dictionary, and may be empty \(step_env\)\.$",
+        ),
+        ("NoSpace", r"NoSpace fails when it is traced: .*kites.py, line \d+: NotImplementedError\.$"),
+        ("Short", r"Short returns 4 values from step_env; the contract is 5\.$"),
+        ("Ill", r"Ill fails when it is traced: .*kites.py, line \d+: AttributeError: .* no attribute 'hieght'\.$"),
+    ],
+)
+def test_check_names_what_is_missing_or_fails(own, name, sentence):
+    env, kite = plugs.resolve(f"kites:{name}")(), plugs.resolve("kites:Kite")()
+    with pytest.raises(AssertionError, match=sentence):
+        envs.check(env, kite.default_params, num_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("kites:NanReward", "rewards"), ("kites:NanSeen", "observations"), ("kites:Kite", None)]
+)
+def test_an_environment_that_gives_no_numbers_is_named(path, what):
+    env, _ = envs.make(path)
+    assert not_finite(env) == (what and f"gives {what} that are not finite")
+    if what:
+        with pytest.warns(
+            UserWarning, match=rf"^{path} gives {what} that are not finite, so 2 of 2 agents ended without"
+        ):
+            discover.train("ppo", env=path, total_steps=64, num_seeds=2, num_evals=1, agent=TINY)
+
+
+def test_a_search_in_an_environment_that_gives_no_numbers_warns(own):
+    recipe = discover.Recipe(
+        envs=("kites:Kite", "kites:NanReward"),
+        objective="ppo",
+        total_steps=64,
+        generations=1,
+        evaluation_seeds=2,
+        agent=TINY,
+        search=discover.EvolutionConfig(population=2),
+    )
+    with pytest.warns(
+        UserWarning, match=r"^kites:NanReward gives rewards that are not finite, so no agent has a return"
+    ):
+        discover.meta_train(recipe, own / "run", quiet=True)
+
+
+def test_code_that_ends_the_process_is_named_with_its_line(own, capsys):
+    (own / "leaving.py").write_text("import sys\n\nsys.exit(3)\n")
+    for words, place in (
+        (["train", "--env", "leaving:Kite"], "leaving.py, line 3: SystemExit: 3"),
+        (["train", "--objective", "leaving:drift"], "leaving.py, line 3: SystemExit: 3"),
+        (["train", "--env", "kites:Leaving"], f"kites.py, line {line_of('raise SystemExit')}: SystemExit: 3"),
+    ):
+        assert cli.main(words) == 2
+        assert place in capsys.readouterr().err
 
 
 def test_an_installed_package_announces_names(own):

@@ -1,6 +1,7 @@
 """Plugs of a user's own file: an objective, a search, an estimator, a shaping and a score, from Python and the command line."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import subprocess
@@ -15,14 +16,15 @@ import pytest
 import discover
 import learned_objectives as lo
 from discover import cli, config
+from discover.agents.objectives import resolve_objective
 from discover.commands import meta_train
 from discover.plugins import Registry
 from discover.runs.dry_run import dry_run
-from discover.searches.config import SEARCHES
-from discover.searches.curriculum import SCORES, fields_read
-from discover.searches.evolution import SHAPINGS
+from discover.searches.config import SEARCHES, search_config
+from discover.searches.curriculum import SCORES, CurriculumConfig, fields_read
+from discover.searches.evolution import SHAPINGS, EvolutionConfig
 from discover.searches.families import FAMILIES, OwnObjective, objective_config
-from discover.searches.metagrad import ESTIMATORS
+from discover.searches.metagrad import ESTIMATORS, MetaGradConfig
 from discover.searches.recipe import recipe_in, recipe_of
 from discover.searches.registry import search_for
 from envs import plugs
@@ -129,9 +131,49 @@ class Unfinished(discover.SearchConfig):
 
 
 @dataclass(frozen=True)
+class Groundless(Walk):
+    def build(self, problem):
+        return None
+
+
+@dataclass(frozen=True)
+class Meanless(Walk):
+    def build(self, problem):
+        return NoMean(self, problem)
+
+
+class NoMean(discover.Search):
+    def init(self):
+        return 0.0
+
+    def step(self, state, generation):
+        return state, {}
+
+
+@dataclass(frozen=True)
 class Stuck(Walk):
     def build(self, problem):
         return discover.Search(self, problem)
+
+
+class Torn(lo.Drift):
+    weight: float = 1.0
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        raise RuntimeError("no wind, no kite")
+
+
+@dataclass(frozen=True)
+class Lost(discover.ObjectiveConfig):
+    def template(self, key, loss):
+        return None
+
+
+def lost(key):
+    return None
+
+
+number = 3
 
 
 def broken(key):
@@ -210,7 +252,18 @@ def test_a_file_of_a_class_that_is_gone_is_refused(kites, tmp_path, monkeypatch)
         ("kites:Bent", "kites:Bent is no drift", "class Bent"),
         ("kites:Counted", "the leaf count of kites:Counted must be floating-point, and is int", "class Counted"),
         ("kites:Blank", "kites:Blank lacks __call__", "class Blank"),
-        ("kites:NoDrift", "must be a subclass of learned_objectives.Drift or Objective", "class NoDrift"),
+        ("kites:NoDrift", "kites:NoDrift is the class NoDrift .* and must be a drift, an objective, ", "class NoDrift"),
+        ("kites:lost", "kites:lost must make a learned_objectives.Drift or Objective, and makes None", "def lost"),
+        (
+            "kites:Lost",
+            "kites:Lost must make a learned_objectives.Drift or Objective, and makes None",
+            "@dataclass(frozen=True)\nclass Lost",
+        ),
+        (
+            "kites:Torn",
+            r"^__call__ of kites:Torn failed: .*: RuntimeError: no wind",
+            'raise RuntimeError("no wind, no kite")',
+        ),
         ("kites:broken", "kites:broken cannot be made: RuntimeError: no wind", "def broken"),
     ],
 )
@@ -378,7 +431,7 @@ def test_a_registered_plug_has_a_name():
 @pytest.fixture
 def registered(monkeypatch):
     """Registries whose plugs are gone after the test."""
-    for registry in (FAMILIES, SEARCHES):
+    for registry in (FAMILIES, SEARCHES, SCORES, SHAPINGS, ESTIMATORS):
         monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -391,6 +444,154 @@ def test_a_second_plug_of_one_name_is_refused_with_both_places(kites, more, regi
     walk = line_of("@dataclass(frozen=True)\nclass Walk")
     assert f"kites.py, line {walk}, and {more.__file__}, line {definition}." in str(refusal.value)
     assert SEARCHES["walk"] is kites.Walk
+
+
+@pytest.mark.parametrize(
+    ("part", "spec", "wanted"),
+    [
+        ("objective", "kites:number", "a drift, an objective, a discover.ObjectiveConfig, or a function of a key"),
+        ("search", "kites:number", "a subclass of discover.SearchConfig"),
+        ("shaping", "kites:number", "a function of the fitness"),
+        ("score", "kites:number", "a function of a LifeSummary"),
+        ("estimator", "kites:number", r"a function of \(search, objective, member, seen\)"),
+    ],
+)
+def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
+    make = {
+        "objective": objective_config,
+        "search": search_config,
+        "shaping": lambda name: EvolutionConfig(shaping=name),
+        "score": lambda name: CurriculumConfig(score=name),
+        "estimator": lambda name: MetaGradConfig(estimator=name),
+    }
+    registry = {
+        "objective": FAMILIES,
+        "search": SEARCHES,
+        "shaping": SHAPINGS,
+        "score": SCORES,
+        "estimator": ESTIMATORS,
+    }
+    with pytest.raises(ValueError, match=f"^kites:number is an int, and must be {wanted}[.]$"):
+        make[part](spec)
+    with pytest.raises(ValueError, match=f"^the {part} 'three' is an int, and must be {wanted}[.]$"):
+        registry[part]["three"] = 3
+    assert "three" not in registry[part]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return search_for(crash.recipe()).problem
+
+
+def test_a_problem_has_two_purposes_for_a_search_of_ones_own(problem):
+    with pytest.raises(ValueError, match=r"^purpose must be 'start' or 'step', and is 'foo'\.$"):
+        problem.key("foo", 0)
+    keys = [problem.key(purpose, 0) for purpose in ("start", "step", "ask", "life")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 4
+
+
+FORM = r"^candidates must be objectives of the structure of problem\.template with leaves \[G, S, \.\.\.\], and "
+
+
+def stacked(template, *sizes):
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*sizes, *jnp.shape(x))), template)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "found"),
+    [
+        (lambda template: template, r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[(\d+(, \d+)*)?\]\."),
+        (lambda template: stacked(template, 4), r"the leaf \S+, which must be \[G, S(, \d+)*\], is \[4(, \d+)*\]\."),
+        (lambda template: stacked(template, 0, 1), r"the leaf \S+ is \[0, 1(, \d+)*\]\."),
+        (
+            lambda template: stacked(template.drift, 4, 1),
+            "are an instance of LPO, not of Mirror: make them from the template",
+        ),
+        (lambda template: [stacked(template, 4, 1)], "are an instance of list, not of Mirror"),
+        (
+            lambda template: stacked(template, 4, 1).replace(gamma=0.5),
+            "are a Mirror with other settings: make them from the template",
+        ),
+        (
+            lambda template: jax.tree.map(
+                lambda x, n: jnp.ones((n, 1, *x.shape)),
+                template,
+                jax.tree.unflatten(jax.tree.structure(template), range(1, 1 + len(jax.tree.leaves(template)))),
+            ),
+            r"the leaf \S+ is \[2, 1(, \d+)*\], after leaves with \[G, S\] = \[1, 1\]\.",
+        ),
+    ],
+    ids=["template", "one axis", "none", "drift", "list", "settings", "sizes"],
+)
+def test_candidates_of_another_form_are_refused(problem, candidates, found):
+    with pytest.raises(ValueError, match=FORM + found):
+        problem.fitness(candidates(problem.template), problem.key("step", 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "sentence"),
+    [
+        (3, {}, r"^key must be one key, such as problem\.key\('step', generation\), and is 3\.$"),
+        (None, {"lives": 0}, r"^lives must be a whole number, at least 1, and is 0\.$"),
+        (None, {"shared_keys": "pair"}, r"^shared_keys must be 'population' or 'group', and is 'pair'\.$"),
+    ],
+)
+def test_a_fitness_of_another_key_or_number_of_lives_is_refused(problem, key, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        problem.fitness(stacked(problem.template, 2, 1), key or problem.key("step", 0), **options)
+
+
+def test_an_objective_that_is_a_number_is_no_plug_of_train(kites):
+    with pytest.raises(ValueError, match=r"^kites:number is an int, and must be a drift, an objective, or a function"):
+        resolve_objective("kites:number")
+
+
+def test_two_instances_of_one_name_must_be_equal(kites, registered):
+    FAMILIES["weighted"] = kites.Weighted(2.0)
+    FAMILIES["weighted"] = kites.Weighted(2.0)
+    with pytest.raises(
+        ValueError, match=r"have the name 'weighted': Weighted\(weight=2.0\) .*Weighted\(weight=0.5\) \("
+    ):
+        FAMILIES["weighted"] = kites.Weighted(0.5)
+    assert FAMILIES["weighted"] == kites.Weighted(2.0)
+    FAMILIES["drift"] = kites.Quadratic(jnp.float32(1.0))
+    FAMILIES["drift"] = kites.Quadratic(jnp.float32(1.0))
+    with pytest.raises(ValueError, match="two objectives have the name 'drift'"):
+        FAMILIES["drift"] = kites.Quadratic(jnp.float32(2.0))
+
+
+def test_a_function_that_is_defined_again_keeps_its_name():
+    """As in a notebook whose cell is run again. Lambdas and inner functions have a place and no path."""
+
+    def of_file(text, file="<cell 1>"):
+        names = {}
+        exec(compile(text, file, "exec"), names)
+        return names
+
+    registry = Registry("tests", "test", {})
+    cell = "worth = lambda life: life.returns"
+    registry["worth"] = of_file(cell)["worth"]
+    again = of_file(cell)["worth"]
+    registry["worth"] = again
+    assert registry["worth"] is again
+    with pytest.raises(ValueError, match="two tests have the name 'worth'"):
+        registry["worth"] = of_file(cell, "<cell 2>")["worth"]
+
+    make = lambda power: lambda life: life.returns**power
+    registry["power"] = make(2)
+    registry["power"] = make(2)
+    with pytest.raises(ValueError, match="two tests have the name 'power'"):
+        registry["power"] = make(3)
+
+    registry["bound"] = functools.partial(pow, 2)
+    registry["bound"] = functools.partial(pow, 2)
+    with pytest.raises(ValueError, match="two tests have the name 'bound'"):
+        registry["bound"] = functools.partial(pow, 3)
+
+    registry["jitted"] = jax.jit(plugs.where)
+    registry["jitted"] = jax.jit(plugs.where)
+    with pytest.raises(ValueError, match=r"envs/plugs.py, line \d+, and .*envs/plugs.py, line \d+"):
+        registry["jitted"] = jax.jit(plugs.is_path)
 
 
 def test_a_class_that_is_defined_again_keeps_its_name(kites, registered):
@@ -615,6 +816,11 @@ class Raises(Walker):
         raise KeyError("lift")
 
 
+class Exits(Walker):
+    def step(self, state, generation):
+        raise SystemExit(3)
+
+
 class Grows(Walker):
     def step(self, state, generation):
         return (state, state), {}
@@ -695,11 +901,18 @@ def test_a_family_that_cannot_be_used_is_refused(more, name, sentence):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
+        ("Exits", r"^step of .* failed: .*more.py, line \d+: SystemExit: 3$"),
         ("Raises", r"step of .* failed: .*more.py, line \d+: KeyError: 'lift'"),
-        ("Grows", "Grows: the state that step returns must have the structure"),
+        (
+            "Grows",
+            r"^Grows: the state that step returns must have the structure of .*, and is an instance of tuple, not of Mirror",
+        ),
         ("Logs", "Logs: the value of 'top' that step logs must be a number or a string, and is Array"),
         ("Taken", "Taken: what step logs must not have the names that a run writes itself, and has fitness"),
-        ("Drifts", "Drifts: what mean returns must have the structure"),
+        (
+            "Drifts",
+            r"^Drifts: what mean returns must have the structure of .*, and is an instance of LPO, not of Mirror \(.*\)\.",
+        ),
         ("Words", "Words: the leaf .* of the state that init returns must be an array, and is 'hello'"),
         ("Wakes", r"init of .* failed: .*more.py, line \d+: RuntimeError: no wind"),
     ],
@@ -795,7 +1008,55 @@ def test_a_search_without_items_or_with_settings_that_are_missing_is_refused(mor
 
 def test_a_shaping_of_another_shape_is_refused(more, kites, tmp_path):
     recipe = crash.recipe()
-    for shaping, sentence in (("kites:worth", "failed: .*AttributeError"), ("jax.numpy:sum", "must return f32")):
+    for shaping, sentence in (("kites:worth", "failed: .*AttributeError"), ("jax.numpy:sum", "must return float32")):
         search = dataclasses.replace(recipe.search, shaping=shaping)
         with pytest.raises(ValueError, match=sentence):
             discover.meta_train(dataclasses.replace(recipe, search=search), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("shaping", "found"),
+    [
+        (lambda fitness: fitness[0], r"float32\[2\]"),
+        (lambda fitness: None, "None"),
+        (lambda fitness: "high", "a str"),
+        (lambda fitness: (fitness, fitness), r"a tuple of float32\[2, 2\] and float32\[2, 2\]"),
+        (lambda fitness: jnp.zeros((2, 2), jnp.int32), r"int32\[2, 2\]"),
+    ],
+    ids=["row", "none", "word", "two", "integers"],
+)
+def test_what_a_shaping_returns_is_told_in_types(registered, shaping, found):
+    SHAPINGS["mine"] = shaping
+    recipe = crash.recipe()
+    search = dataclasses.replace(recipe.search, shaping="mine", population=4)
+    sentence = rf"^the shaping mine must return float32\[2, 2\], and returns {found} \(.*test_plugs.py, line \d+\)\.$"
+    with pytest.raises(ValueError, match=sentence):
+        search_for(dataclasses.replace(recipe, search=search))
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (lambda life: "high", "a str"),
+        (lambda life: None, "None"),
+        (lambda life: jnp.zeros(3), r"float32\[3\]"),
+        (lambda life: life, r"a LifeSummary \(.*\)"),
+    ],
+    ids=["word", "none", "vector", "life"],
+)
+def test_what_a_score_returns_is_told_in_types(score, found):
+    sentence = rf"^a score must return one number for each life, and returns {found} \(.*test_plugs.py, line \d+\)\.$"
+    with pytest.raises(ValueError, match=sentence):
+        fields_read(score)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Groundless", r"^build must return a discover.Search, and returned None \(.*kites.py, line \d+\)\.$"),
+        ("Meanless", r"^NoMean lacks mean \(.*kites.py, line \d+\)\.$"),
+    ],
+)
+def test_what_a_search_lacks_is_said_once(kites, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        search_for(dataclasses.replace(crash.recipe(), search=f"kites:{name}"))

@@ -44,6 +44,11 @@ def found(tmp_path):
     return drift, str(tmp_path / "found.safetensors")
 
 
+def test_an_environment_twice_is_refused():
+    with pytest.raises(ValueError, match=r"^envs must name each environment once, and has Acrobot-v1 2 times\.$"):
+        dataclasses.replace(recipes.quickstart(), envs=("CartPole-v1", "Acrobot-v1", "Acrobot-v1"))
+
+
 def test_a_search_starts_from_what_another_found(found):
     drift, path = found
     recipe = dataclasses.replace(recipes.lpo_minatar(), objective=LPOConfig(start=path))

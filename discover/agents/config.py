@@ -90,16 +90,17 @@ class AgentConfig:
         """Environment steps in one rollout."""
         return self.num_envs * self.num_steps
 
-    def num_updates(self, total_steps: int) -> int:
-        """Whole rollouts in a life of `total_steps` environment steps. ValueError for none, or for more than MAX_UPDATES."""
+    def num_updates(self, total_steps: int, name: str = "total_steps") -> int:
+        """Whole rollouts in a life of `total_steps` environment steps. ValueError, about the setting `name`, for none or more
+        than MAX_UPDATES."""
         _require(
             total_steps >= self.steps_per_update,
-            f"total_steps must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
+            f"{name} must hold at least one rollout of {self.num_envs} x {self.num_steps} = "
             f"{self.steps_per_update} environment steps, and is {total_steps}.",
         )
         _require(
             total_steps // self.steps_per_update <= MAX_UPDATES,
-            f"total_steps must hold at most {MAX_UPDATES:,} rollouts of {self.steps_per_update} environment steps, and is "
+            f"{name} must hold at most {MAX_UPDATES:,} rollouts of {self.steps_per_update} environment steps, and is "
             f"{total_steps}: make num_envs or num_steps larger.",
         )
         return total_steps // self.steps_per_update

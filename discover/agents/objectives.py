@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.names import OWN
+from discover.plugins import shown
 from envs import plugs
+from learned_objectives import laws
 from learned_objectives.library import OURS
 
 
@@ -92,6 +95,8 @@ def made_by(found: Any, path: str, key: jax.Array, static: Mapping[str, Any]) ->
     if isinstance(found, lo.Drift | lo.Objective):
         return found.replace(**static)
     if not isinstance(found, type):
+        if not callable(found):
+            raise ValueError(f"{path} is {shown(found)}, and must be a drift, an objective, or a function of a key.")
         return _called(path, found, key)
     if not issubclass(found, lo.Drift | lo.Objective):
         raise ValueError(
@@ -110,12 +115,11 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
 
     Args:
       searched: whether its leaves are to be searched, so that it must have some, all of them floating-point.
-      where: file and line of the user's code; default: of the class.
+      where: file and line of the code that made it; default: of its class.
 
     Raises ValueError in a sentence with that place.
     """
-    if not isinstance(made, lo.Drift | lo.Objective):
-        raise ValueError(f"{name} must make a learned_objectives.Drift or Objective, and makes {made!r} ({where}).")
+    require_made(made, name, where)
     where = plugs.where(users_class(made) or made)
     _require_fields(made, name, where)
     if searched:
@@ -125,9 +129,27 @@ def checked(made: Any, name: str, *, searched: bool = True, where: str | None = 
     if isinstance(drift, lo.Drift):
         try:
             lo.verify_drift(drift)
-        except Exception as error:  # a broken law, or whatever the user's code raises
+        except jax.errors.JaxRuntimeError:
+            raise
+        except (Exception, SystemExit) as error:  # a broken law, or whatever the user's code raises
+            if not _is_of_verification(error):
+                raise ValueError(f"__call__ of {name} failed: {plugs.raised(error)}.") from error
             raise ValueError(f"{name} is no drift: {' '.join(str(error).split())} ({where})") from None
     return made
+
+
+def require_made(made: Any, name: str, where: str | None = None) -> None:
+    """ValueError, with the place of the code that made it, for what is neither a drift nor an objective."""
+    if not isinstance(made, lo.Drift | lo.Objective):
+        raise ValueError(
+            f"{name} must make a learned_objectives.Drift or Objective, and makes {shown(made)} ({where or plugs.where(made)})."
+        )
+
+
+def _is_of_verification(error: BaseException) -> bool:
+    """Whether `verify_drift` raised an error itself, and not the drift that it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, lo.DriftLawError) or frames[-1].filename == inspect.getsourcefile(laws)
 
 
 def _require_fields(made: Any, name: str, where: str) -> None:
@@ -212,7 +234,7 @@ def identity(objective: lo.Objective) -> str:
 def _called(path: str, maker: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return maker(*arguments, **options)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ValueError(
             f"{path} cannot be made: {type(error).__name__}: {' '.join(str(error).split())} ({plugs.where(maker)})."
         ) from None

@@ -35,7 +35,7 @@ def parse(arguments: type, name: str, words: list[str], default: Any = None, usa
         hint = f" Perhaps you meant {' or '.join(near[:3])}." if near else ""
         raise ValueError(f"{_by_flag(sentence, default)}.{hint} {see(name)}") from None
     except Exception as error:
-        if not plugs.is_users(error):
+        if not plugs.is_raised_by_user(error):
             raise
         raise ValueError(f"the settings failed: {plugs.raised(error)}.") from error
 

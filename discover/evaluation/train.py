@@ -24,10 +24,12 @@ from discover.agents.arguments import directory_of, require_counts, require_seed
 from discover.agents.objectives import as_arrays, resolve_objective
 from discover.agents.setups import LossConfig, usual_setup, warn_if_far
 from discover.agents.trained import TrainResult
+from discover.console import advise
 from discover.devices import parallel
 from discover.devices.modes import plain_jax
 from discover.devices.plan import free_memory, plan_for
 from discover.searches.curriculum import TASK
+from envs.check import not_finite
 
 
 @plain_jax()
@@ -92,6 +94,8 @@ def train(
     result = _train(
         learner, as_arrays(loaded), task, num_updates, num_seeds, seed, num_evals, chunk, available, progress
     )
+    if jax.process_count() == 1:
+        _warn_of_divergence(result)
     if directory is not None:
         _write(
             directory,
@@ -101,6 +105,20 @@ def train(
             seed,
         )
     return result
+
+
+def _warn_of_divergence(result: TrainResult) -> None:
+    """Where agents have no final return because they diverged, or because their environment gives no numbers."""
+    lost = int(np.isnan(result.returns[:, -1]).sum())
+    if not lost:
+        return
+    gone = np.asarray(jax.vmap(diverged)(result.state))
+    env = result.agent.env
+    agents = f"{lost} of {len(gone)} {'agents' if len(gone) > 1 else 'agent'}"
+    if (fault := not_finite(env)) is not None:
+        advise(f"{env.name} {fault}, so {agents} ended without a return: envs.check tests an environment.")
+    elif gone.any():
+        advise(f"{agents} diverged and ended without a return: a lower learning rate (agent.learning_rate) may help.")
 
 
 def make_life(env_name: str, config: AgentConfig, total_steps: int) -> tuple[Agent, Task, int]:

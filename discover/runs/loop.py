@@ -17,7 +17,7 @@ import numpy as np
 import learned_objectives as lo
 from discover.agents.arguments import directory_of
 from discover.agents.objectives import fingerprint
-from discover.console import print_line
+from discover.console import advise, print_line
 from discover.devices import parallel, processes
 from discover.devices.modes import plain_jax
 from discover.formats import clock, mean_return, number, show
@@ -31,6 +31,7 @@ from discover.searches.outer_loop import MetaState, OuterLoop
 from discover.searches.recipe import Recipe, recipe_in
 from discover.searches.registry import START, search_for, start_record
 from envs import plugs
+from envs.check import not_finite
 
 PyTree = Any
 
@@ -279,6 +280,8 @@ class _Loop:
             self.state, returns = self.search.evaluate(self.state)
             row["evaluation"] = {name: [number(r) for r in rs] for name, rs in zip(recipe.envs, returns, strict=True)}
             row["best_score"] = number(self.state.best_score)
+            if index == 0 and self.store is not None:
+                self._warn_of_environments(row["evaluation"])
         row |= self.search.describe(self.state) | self.news
         self.news = {}
         row["env_steps"] = self.search.env_steps(self.state)
@@ -297,6 +300,12 @@ class _Loop:
             self._save(index)
         if "evaluation" in row:
             self._export(index)
+
+    def _warn_of_environments(self, evaluation: dict[str, list]) -> None:
+        """Where no life has a return at the start, because its environment gives no numbers."""
+        for setting, (name, returns) in zip(self.search.settings, evaluation.items(), strict=True):
+            if returns == [None] * len(returns) and (fault := not_finite(setting.agent.env)) is not None:
+                advise(f"{name} {fault}, so no agent has a return there: envs.check tests an environment.")
 
     def _export(self, index: int) -> None:
         if self.store is None:

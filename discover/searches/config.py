@@ -18,6 +18,8 @@ SEARCHES = Registry(
         "rolling": "discover.searches.rolling_search:RollingConfig",
         "metagrad": "discover.searches.metagrad:MetaGradConfig",
     },
+    "a subclass of discover.SearchConfig",
+    lambda plug: isinstance(plug, type) and issubclass(plug, SearchConfig),
 )
 
 
@@ -38,12 +40,7 @@ class SearchConfig:
     @classmethod
     def of_kind(cls, kind: str) -> type[SearchConfig]:
         """The class of a name or path. ValueError, in a sentence, for one that is no `SearchConfig`."""
-        found = SEARCHES.require(kind)
-        if not (isinstance(found, type) and issubclass(found, SearchConfig)):
-            raise ValueError(
-                f"{kind} must be a subclass of discover.SearchConfig, and is {found!r} ({plugs.where(found)})."
-            )
-        return found
+        return SEARCHES.require(kind)
 
     @classmethod
     def choice(cls, kind: str, before: SearchConfig) -> type[SearchConfig] | SearchConfig:

@@ -52,12 +52,13 @@ class Contract:
             found = self.search.step(state, generation)
         if not (isinstance(found, tuple) and len(found) == 2):
             raise self._error("step must return (next state, what to log)", f"returned {type(found).__name__}")
-        return self._like(self.form, found[0], "the state that step returns"), self._row(found[1])
+        state = self._like(self.form, found[0], "the state that step returns", "the state that init returns")
+        return state, self._row(found[1])
 
     def mean(self, state: PyTree) -> lo.Objective:
         with blame(type(self.search), "mean"):
             found = self.search.mean(state)
-        return self._like(self.template, found, "what mean returns")
+        return self._like(self.template, found, "what mean returns", "problem.template")
 
     def _array(self, path: Any, x: Any) -> jax.Array:
         try:
@@ -66,12 +67,10 @@ class Contract:
             at = jax.tree_util.keystr(path)
             raise self._error(f"the leaf {at} of the state that init returns must be an array", f"is {x!r}") from None
 
-    def _like(self, form: PyTree, found: PyTree, what: str) -> PyTree:
-        """`found` in arrays of the types of `form`; ValueError where structure, shape or type differ."""
+    def _like(self, form: PyTree, found: PyTree, what: str, model: str) -> PyTree:
+        """`found` in arrays of the types of `form`, that of `model`; ValueError where structure, shape or type differ."""
         if jax.tree.structure(found) != jax.tree.structure(form):
-            raise self._error(
-                f"{what} must have the structure {jax.tree.structure(form)}", f"has {jax.tree.structure(found)}"
-            )
+            raise self._error(f"{what} must have the structure of {model}", _difference(form, found))
 
         def one(path, like, x):
             x = self._array(path, x)
@@ -109,3 +108,19 @@ class Contract:
 
     def _error(self, expected: str, found: str) -> ValueError:
         return ValueError(f"{self.name}: {expected}, and {found} ({self.where}).")
+
+
+def _difference(form: PyTree, found: PyTree) -> str:
+    """How the structure of `found` differs: "is an instance of Clip, not of Mirror", "lacks the leaf .drift.weight"."""
+    if type(form) is not type(found):
+        wanted = type(form).__name__
+        return (
+            f"is None, not {wanted}" if found is None else f"is an instance of {type(found).__name__}, not of {wanted}"
+        )
+    wanted, has = (
+        [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)] for tree in (form, found)
+    )
+    for verb, more, fewer in (("lacks", wanted, has), ("also has", has, wanted)):
+        if other := [path for path in more if path not in fewer]:
+            return f"{verb} the leaf {other[0]}"
+    return "has the same leaves in other classes, or other static fields"

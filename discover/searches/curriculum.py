@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from discover.agents.agent import Agent, Task
-from discover.plugins import Registry, blame
+from discover.plugins import Registry, blame, is_array, returned
 from envs import plugs
 from envs.interface import Lifetimes
 
@@ -71,8 +71,9 @@ class Tasks:
 
     def __post_init__(self):
         if self.total_steps is not None:
-            shortest = self.agent.config.num_updates(self.total_steps)
-            if self.longest_steps is not None and self.agent.config.num_updates(self.longest_steps) < shortest:
+            whole = self.agent.config.num_updates
+            shortest = whole(self.total_steps)
+            if self.longest_steps is not None and whole(self.longest_steps, "longest_steps") < shortest:
                 raise ValueError(
                     f"longest_steps must be at least total_steps, {self.total_steps:,}, and is {self.longest_steps:,}."
                 )
@@ -153,17 +154,28 @@ SCORES = Registry(
         "l1_value_loss": lambda life: life.l1_value_loss,
         "max_mc": lambda life: life.max_return - life.mean_value,
     },
+    "a function of a LifeSummary",
 )
 
 
 def fields_read(score: Callable[[LifeSummary], jax.Array]) -> set[str]:
     """The fields of a life that a score depends on. A run trains antagonists and tests agents for those scores alone that read
     `reference` or `final_return`."""
-    names = [field.name for field in dataclasses.fields(LifeSummary)]
+    names, wrong = [field.name for field in dataclasses.fields(LifeSummary)], []
+
+    def of_life(*values):
+        worth = score(LifeSummary(*values))
+        if is_array(worth) and jnp.shape(worth) == ():
+            return worth
+        wrong.append(returned(worth))
+        return jnp.float32(0)
+
     with blame(score, "the score"):
-        traced = jax.make_jaxpr(lambda *values: score(LifeSummary(*values)))(*(jnp.float32(0) for _ in names)).jaxpr
-    if len(traced.outvars) != 1 or traced.outvars[0].aval.shape != ():
-        raise ValueError(f"a score must return one number for each life, and does not ({plugs.where(score)}).")
+        traced = jax.make_jaxpr(of_life)(*(jnp.float32(0) for _ in names)).jaxpr
+    if wrong:
+        raise ValueError(
+            f"a score must return one number for each life, and returns {wrong[0]} ({plugs.where(score)})."
+        )
     read = {id(x) for equation in traced.eqns for x in equation.invars} | {id(x) for x in traced.outvars}
     return {name for name, x in zip(names, traced.invars, strict=True) if id(x) in read}
 

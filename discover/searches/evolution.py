@@ -218,4 +218,9 @@ def pairwise(fitness: jax.Array) -> jax.Array:
 
 # A shaping: f32[P // 2, 2] -> f32[P // 2, 2]; higher is better. The fitness of a candidate that diverged is not finite; all that
 # is returned must be.
-SHAPINGS = Registry("shapings", "shaping", {"centred_rank": centred_rank, "z_score": z_score, "pairwise": pairwise})
+SHAPINGS = Registry(
+    "shapings",
+    "shaping",
+    {"centred_rank": centred_rank, "z_score": z_score, "pairwise": pairwise},
+    "a function of the fitness",
+)

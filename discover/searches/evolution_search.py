@@ -12,7 +12,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.formats import number
-from discover.plugins import blame
+from discover.plugins import blame, is_array, returned
 from discover.searches.evolution import SHAPINGS, Evolution, EvolutionConfig
 from discover.searches.problem import Problem
 from discover.searches.search import Search, like
@@ -32,14 +32,7 @@ class EvolutionSearch(Search):
                 "'fixed'."
             )
         self.evolution = Evolution(config, problem.template)
-        shape = SHAPINGS[config.shaping]
-        pairs = jax.ShapeDtypeStruct((config.items, 2), jnp.float32)
-        with blame(shape, f"the shaping {config.shaping}"):
-            shaped = jax.eval_shape(shape, pairs)
-        if [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(shaped)] != [(pairs.shape, True)]:
-            raise ValueError(
-                f"the shaping {config.shaping} must return f32[{config.items}, 2], and returns {shaped} ({plugs.where(shape)})."
-            )
+        _check_shaping(config.shaping, (config.items, 2))
 
     def init(self) -> PyTree:
         return self.evolution.init(self.problem.key("start", 0))
@@ -90,6 +83,24 @@ class EvolutionSearch(Search):
     def programs(self, state: PyTree) -> dict[str, tuple[Any, tuple]]:
         population, _ = like(state, self._ask)(self.problem.key("ask", 0), state, jnp.int32(0))
         return self.problem.programs(population, **self._sharing)
+
+
+def _check_shaping(name: str, shape: tuple[int, int]) -> None:
+    """ValueError, in a sentence, where the shaping of this name fails, or returns no array of this shape. Nothing is run."""
+    shaping, wrong = SHAPINGS[name], []
+
+    def traced(fitness):
+        shaped = shaping(fitness)
+        floats = is_array(shaped) and jnp.issubdtype(jnp.result_type(shaped), jnp.floating)
+        if not floats or jnp.shape(shaped) != shape:
+            wrong.append(returned(shaped))
+
+    with blame(shaping, f"the shaping {name}"):
+        jax.eval_shape(traced, jax.ShapeDtypeStruct(shape, jnp.float32))
+    if wrong:
+        raise ValueError(
+            f"the shaping {name} must return float32{list(shape)}, and returns {wrong[0]} ({plugs.where(shaping)})."
+        )
 
 
 def summarise(fitness: jax.Array, names: tuple[str, ...]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from discover.agents.objectives import (
     checked,
     fingerprint,
     made_by,
+    require_made,
     require_objective,
     resolve_objective,
     static_fields,
@@ -276,22 +277,24 @@ class OwnObjective(ObjectiveConfig):
         return True
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
-        made = self.instance
+        made, place = self.instance, None
         if made is None:
-            made = made_by(plugs.resolve(self.path), self.path, key, self.static)
+            found = plugs.resolve(self.path)
+            made, place = made_by(found, self.path, key, self.static), plugs.where(found)
             if self.leaves and fingerprint(made) != self.leaves:
                 raise ValueError(
                     f"this recipe began with an instance of {self.path} whose numbers are not the default ones. It does not hold "
                     "these numbers: give the instance, or continue the run in its own directory, which has a copy."
                 )
-        return finished(made, self.path, loss)
+        return finished(made, self.path, loss, place)
 
 
-def finished(made: Any, name: str, loss: LossConfig) -> lo.Objective:
-    """What a user's code made, checked, as the objective of generation 0."""
-    return loss.on(as_arrays(resolve_objective(checked(made, name))))
+def finished(made: Any, name: str, loss: LossConfig, where: str | None = None) -> lo.Objective:
+    """What a user's code, at this place, made, checked, as the objective of generation 0."""
+    return loss.on(as_arrays(resolve_objective(checked(made, name, where=where))))
 
 
+_BASES = (ObjectiveConfig, lo.Drift, lo.Objective)
 FAMILIES = Registry(
     "objectives",
     "objective",
@@ -303,6 +306,8 @@ FAMILIES = Registry(
         "formula": FormulaConfig,
         "own": OwnObjective,
     },
+    "a drift, an objective, a discover.ObjectiveConfig, or a function of a key",
+    lambda plug: issubclass(plug, _BASES) if isinstance(plug, type) else isinstance(plug, _BASES) or callable(plug),
 )
 OBJECTIVES: dict[str, ObjectiveConfig] = {
     "lpo": LPOConfig(),
@@ -322,6 +327,7 @@ def template_of(config: ObjectiveConfig, key: jax.Array, loss: LossConfig) -> lo
         return config.template(key, loss)
     with blame(type(config), "template"):
         made = config.template(key, loss)
+    require_made(made, config.kind, plugs.where(config))
     return finished(made, f"what {config.kind} makes", loss)
 
 
@@ -360,7 +366,7 @@ def _named(name: str, before: ObjectiveConfig | None) -> ObjectiveConfig:
     if name not in FAMILIES or name in ("formula", "own"):
         own = (other for other in FAMILIES if other not in ("formula", "own"))
         raise unknown("objective", name, dict.fromkeys((*OBJECTIVES, *own)), OWN_BY_PATH)
-    found = FAMILIES[name]
+    found = FAMILIES.require(name)
     if isinstance(found, ObjectiveConfig) or (isinstance(found, type) and issubclass(found, ObjectiveConfig)):
         return _family(found, before)
     path = name if plugs.is_path(name) else plugs.path_of(found)

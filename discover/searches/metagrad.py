@@ -345,4 +345,9 @@ def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: W
 
 
 OWN_CRITIC = (standard,)  # are shown advantages by the agent's own critic, and not by the outer one
-ESTIMATORS = Registry("estimators", "estimator", {e.__name__: e for e in (debiased, standard, bootstrapped)})
+ESTIMATORS = Registry(
+    "estimators",
+    "estimator",
+    {e.__name__: e for e in (debiased, standard, bootstrapped)},
+    "a function of (search, objective, member, seen)",
+)

@@ -61,7 +61,8 @@ class OuterLoop:
         self.recipe, self.settings, self.template = problem.recipe, problem.settings, problem.template
         self.available = problem.available
         with blame(type(problem.recipe.search), "build"):
-            self.search = checked_search(problem.recipe.search.build(problem), problem.recipe.search)
+            built = problem.recipe.search.build(problem)
+        self.search = checked_search(built, problem.recipe.search)
         self.contract = None if is_ours(type(self.search)) else Contract(self.search, problem.template)
 
     def init(self) -> MetaState:

@@ -21,7 +21,7 @@ from discover.devices.parallel import to_default_device
 from discover.devices.plan import plan_for
 from discover.searches import curriculum as cu
 from discover.searches.chunks import with_chunk
-from discover.searches.recipe import Recipe, purpose_key
+from discover.searches.recipe import PURPOSES, Recipe, purpose_key
 
 PyTree = Any
 
@@ -140,6 +140,8 @@ class Problem:
 
     def key(self, purpose: str, generation: int) -> jax.Array:
         """The key of one purpose in one generation. A user's search has the purposes "start" and "step"."""
+        if purpose not in PURPOSES:
+            raise ValueError(f"purpose must be 'start' or 'step', and is {purpose!r}.")
         return jax.random.fold_in(purpose_key(self.recipe.seed, purpose), generation)
 
     @cached_property
@@ -192,8 +194,11 @@ class Problem:
           key: of this generation. Lives and tasks are functions of it.
           lives: agents trained per candidate and environment, each from another key; their mean counts.
           shared_keys: "population": all candidates have the same tasks and random keys; "group": those of a group do.
+
+        Raises ValueError for candidates of another form, and for another key or number of lives.
         """
-        (groups, members, *_) = jax.tree.leaves(candidates)[0].shape
+        groups, members = self._groups_of(candidates)
+        _require_lives(key, lives, shared_keys)
         fitness = []
         for e, program in enumerate(self.lives):
             shape = (lives,) if shared_keys == "population" else (groups, lives)
@@ -212,6 +217,31 @@ class Problem:
         with self.on_devices():
             return to_default_device(jnp.stack(fitness, axis=-1))
 
+    def _groups_of(self, candidates: PyTree) -> tuple[int, int]:
+        """(G, S) of candidates. ValueError where they are no stack of objectives like the template."""
+        expected = "candidates must be objectives of the structure of problem.template with leaves [G, S, ...]"
+        if jax.tree.structure(candidates) != jax.tree.structure(self.template):
+            kind, wanted = type(candidates).__name__, type(self.template).__name__
+            found = (
+                f"are an instance of {kind}, not of {wanted}" if kind != wanted else f"are a {kind} with other settings"
+            )
+            raise ValueError(f"{expected}, and {found}: make them from the template by jax.tree.map.")
+        sizes = None
+        for (path, like), x in zip(
+            jax.tree_util.tree_leaves_with_path(self.template), jax.tree.leaves(candidates), strict=True
+        ):
+            shape, form = tuple(np.shape(x)), ", ".join(("G", "S", *map(str, np.shape(like))))
+            at = jax.tree_util.keystr(path).lstrip(".")
+            if len(shape) < 2 or shape[2:] != tuple(np.shape(like)):
+                raise ValueError(f"{expected}, and the leaf {at}, which must be [{form}], is {list(shape)}.")
+            if 0 in shape[:2] or (sizes is not None and shape[:2] != sizes):
+                before = "" if sizes is None else f", after leaves with [G, S] = {list(sizes)}"
+                raise ValueError(f"{expected}, and the leaf {at} is {list(shape)}{before}.")
+            sizes = shape[:2]
+        if sizes is None:
+            raise ValueError(f"{expected}, and they have no leaves.")
+        return sizes
+
     def programs(
         self, candidates: int | PyTree, *, lives: int = 1, shared_keys: str = "population", abstract: bool = False
     ) -> dict[str, tuple[Any, tuple]]:
@@ -220,7 +250,7 @@ class Problem:
             stack = lambda x: jnp.broadcast_to(x, (candidates, 1, *jnp.shape(x)))
             build = lambda: jax.tree.map(stack, self.template)
             candidates = jax.eval_shape(build) if abstract else build()
-        groups = jax.tree.leaves(candidates)[0].shape[0]
+        groups, _ = self._groups_of(candidates)
         shared = shared_keys == "population"
         keys = jax.random.split(self.key("life", 0), (lives,) if shared else (groups, lives))
         arguments = (keys, (candidates, None)) if shared else (None, (candidates, keys))
@@ -261,6 +291,15 @@ class Problem:
                 )
         with self.on_devices():
             return to_default_device(jnp.stack(returns))
+
+
+def _require_lives(key: Any, lives: int, shared_keys: str) -> None:
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise ValueError(f"key must be one key, such as problem.key('step', generation), and is {key!r}.")
+    if not isinstance(lives, int | np.integer) or lives < 1:
+        raise ValueError(f"lives must be a whole number, at least 1, and is {lives!r}.")
+    if shared_keys not in ("population", "group"):
+        raise ValueError(f"shared_keys must be 'population' or 'group', and is {shared_keys!r}.")
 
 
 def map_balanced(

@@ -65,6 +65,10 @@ class Recipe:
             )
         if not self.envs:
             raise ValueError("envs must name at least one environment: `discover list` shows them.")
+        if twice := [name for name in dict.fromkeys(self.envs) if self.envs.count(name) > 1]:
+            raise ValueError(
+                f"envs must name each environment once, and has {twice[0]} {self.envs.count(twice[0])} times."
+            )
         if self.learning_rates and len(self.learning_rates) != len(self.envs):
             raise ValueError(
                 f"learning_rates must be empty or one per environment ({len(self.envs)}), and there are "
@@ -80,9 +84,9 @@ class Recipe:
             raise ValueError(f"constant_rates must be in [0, 1], and is {self.constant_rates}.")
         if self.fitness_episodes is not None and self.fitness_episodes < 1:
             raise ValueError(f"fitness_episodes must be at least 1, or None, and is {self.fitness_episodes}.")
-        for steps in (self.total_steps, self.longest_steps):
-            if steps is not None:
-                self.agent.num_updates(steps)
+        for name in ("total_steps", "longest_steps"):
+            if (steps := getattr(self, name)) is not None:
+                self.agent.num_updates(steps, name)
 
     def template(self) -> lo.Objective:
         """The objective of generation 0."""

@@ -27,6 +27,7 @@ import optax
 import learned_objectives as lo
 from discover.devices.parallel import to_default_device
 from discover.formats import number
+from discover.plugins import shown
 from discover.searches.problem import Problem
 from envs import plugs
 
@@ -105,7 +106,7 @@ def like(state: PyTree, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 def checked_search(search: Any, config: Any) -> Search:
     """What a config has built, if it is a search with all that a search must have; ValueError in a sentence otherwise."""
     if not isinstance(search, Search):
-        raise ValueError(f"build must return a discover.Search, and returned {search!r} ({plugs.where(config)}).")
+        raise ValueError(f"build must return a discover.Search, and returned {shown(search)} ({plugs.where(config)}).")
     missing = [name for name in ("init", "step", "mean") if getattr(type(search), name) is getattr(Search, name)]
     if missing:
         raise ValueError(f"{type(search).__name__} lacks {' and '.join(missing)} ({plugs.where(search)}).")
