@@ -124,21 +124,21 @@ def _check_types(env: Any, name: str) -> None:
     _check_limit(inner, name, state, params)
     if jax.tree.structure(state) != jax.tree.structure(after):
         raise ValueError(
-            f"step_env of {name!r} returns a state of another structure than reset_env: {_described(after)}, and it must be "
-            f"{_described(state)}."
+            f"step_env of {name!r} returns a state of another structure than reset_env: {_type_of(after)}, and it must be "
+            f"{_type_of(state)}."
         )
     if not isinstance(env, Uniform):
         _require_same_types(state, after, name)
     if reward.shape != () or terminated.shape != ():
         raise ValueError(
-            f"step_env of {name!r} returns reward {_described(reward)} and terminated {_described(terminated)}, and both must be scalars."
+            f"step_env of {name!r} returns reward {_type_of(reward)} and terminated {_type_of(terminated)}, and both must be scalars."
         )
     if not jnp.issubdtype(terminated.dtype, jnp.bool_):
-        raise ValueError(f"step_env of {name!r} returns terminated {_described(terminated)}, and it must be bool[].")
+        raise ValueError(f"step_env of {name!r} returns terminated {_type_of(terminated)}, and it must be bool[].")
     obs, _ = jax.eval_shape(env.reset_env, key, params)
     if not isinstance(seen, Discrete) and tuple(obs.shape) != tuple(seen.shape):
         raise ValueError(
-            f"{name!r} returns observations {_described(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
+            f"{name!r} returns observations {_type_of(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
             "be the same."
         )
 
@@ -170,8 +170,8 @@ def _require_same_types(state: Any, after: Any, name: str) -> None:
     ):
         if (before.shape, before.dtype) != (now.shape, now.dtype):
             raise ValueError(
-                f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_described(before)} from "
-                f"reset_env, {_described(now)} after a step. They must be the same."
+                f"the state of {name!r} changes its type in step_env, at {jax.tree_util.keystr(path)}: {_type_of(before)} from "
+                f"reset_env, {_type_of(now)} after a step. They must be the same."
             )
 
 
@@ -181,7 +181,7 @@ def _a(value: Any) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _described(tree: Any) -> str:
+def _type_of(tree: Any) -> str:
     """Types of a tree of shapes: float32[3] for one."""
     leaves = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree)]
     return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"

@@ -783,6 +783,18 @@ def mirror_metrics():
     return objective.loss(lo.Outputs(rollout.log_prob, rollout.reward, rollout.critic), rollout, targets, progress)[1]
 
 
+@pytest.mark.slow
+def test_the_last_evaluated_generation_is_exported_if_asked(tmp_path, capsys):
+    recipe = dataclasses.replace(crash.recipe(), exported="last", generations=3, evaluate_every=1)
+    result = discover.meta_train(recipe, tmp_path / "run")
+    assert lo.record(result.out / "objective.safetensors")["generation"] == 3
+    search, state = discover.last_state(result.out)
+    jax.tree.map(np.testing.assert_array_equal, result.objective, search.mean(state))
+    assert "optimistic" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="exported must be 'best' or 'last', and is 'first'"):
+        dataclasses.replace(recipe, exported="first")
+
+
 def test_the_best_score_is_that_of_its_formula(first):
     """In NumPy, from the evaluations in the log."""
     evaluations = [

@@ -160,8 +160,11 @@ def gains(evaluations: dict[int, dict[str, list]], best: int) -> dict[str, Inter
     return found
 
 
-def outcome(rows: list[dict[str, Any]], best: int) -> list[str]:
-    """What a finished run reports: the generation it exports, its gain over the start, and a warning if it gained nothing."""
+def outcome(rows: list[dict[str, Any]], best: int, *, selected: bool = True) -> list[str]:
+    """What a finished run reports: the generation it exports, its gain over the start, and a warning if it gained nothing.
+
+    `selected`: whether it is the best of those evaluated, and not the last one.
+    """
     evaluations = {row["generation"]: row["evaluation"] for row in rows if "evaluation" in row}
     if not {0, best} <= evaluations.keys():
         return [
@@ -182,7 +185,7 @@ def outcome(rows: list[dict[str, Any]], best: int) -> list[str]:
     known = [gain for gain in gains(evaluations, best).values() if gain is not None]
     if known and not any(gain.low > 0 for gain in known):
         lines.append("The gain over the start is within its interval: the search may have found nothing.")
-    if len(evaluations) > 2:
+    if selected and len(evaluations) > 2:
         lines.append(
             f"The difference is optimistic, since generation {best} is the best of {len(evaluations)} evaluated."
         )
@@ -251,7 +254,8 @@ class _Loop:
         if stopped:
             self._say(f"Stopped after generation {index}, which is saved. The same command continues from it.")
         elif self.store is not None:
-            for line in outcome(self.store.rows(), int(self.state.best_generation)):
+            selected = self.recipe.exported == "best"
+            for line in outcome(self.store.rows(), int(self.state.best_generation), selected=selected):
                 self._say(line)
         return stopped
 

@@ -106,6 +106,7 @@ def soft_clip_small() -> Recipe:
         evaluate_every=20,
         evaluation_seeds=4,
         checkpoint_every=2,
+        exported="last",  # four lives of different lengths do not tell generations apart
         agent=MINATAR.agent,
         rate_spread=2.0,
         constant_rates=0.25,

@@ -46,7 +46,7 @@ class MetaState(struct.PyTreeNode):
     generation: jax.Array  # i32[], steps of the search done: generations, or meta-gradients
     updates: Count  # of agents, evaluations included
     search: PyTree  # the search's own state
-    best: lo.Objective  # the mean with the best evaluation so far
+    best: lo.Objective  # the mean that is exported: that with the best evaluation so far, or the last one
     best_score: jax.Array  # f32[], see `OuterLoop._keep_best`
     best_generation: jax.Array  # i32[], the generations that mean had seen
     reference: jax.Array  # f32[E], the starting mean's return in each environment
@@ -133,6 +133,8 @@ class OuterLoop:
 
     @cached_property
     def _keep_best(self):
+        any_later = self.recipe.exported == "last"
+
         def keep(small, mean, lives):
             best, best_score, best_generation, reference, scale, generation = small
             returns, finite = lives.mean(-1), jnp.isfinite(lives)
@@ -146,7 +148,7 @@ class OuterLoop:
             # the best.
             change = (returns - reference) / scale
             score = (change / (1.0 + jnp.maximum(change, 0.0))).mean()
-            better = jnp.isfinite(score) & (score > best_score)
+            better = jnp.isfinite(score) & (any_later | (score > best_score))
             new = (mean, score, generation)
             picked = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, (best, best_score, best_generation))
             return (*picked, reference, scale)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -44,6 +44,7 @@ class Recipe:
     evaluate_every: int = 10  # generations between evaluations of the mean
     evaluation_seeds: int = 16  # lives per evaluation and environment
     checkpoint_every: int = 10  # generations
+    exported: Literal["best", "last"] = "best"  # the evaluated generation whose mean a run exports
     seed: int = 0  # all keys of the run derive from it
     agent: AgentConfig = field(default_factory=AgentConfig)
     learning_rates: tuple[float, ...] = ()  # of the agent, one per environment; empty: agent.learning_rate
@@ -78,6 +79,8 @@ class Recipe:
             raise ValueError(f"seed must be in [0, 2^31), and is {self.seed}.")
         if any(not 0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive and finite, and are {self.learning_rates}.")
+        if self.exported not in ("best", "last"):
+            raise ValueError(f"exported must be 'best' or 'last', and is {self.exported!r}.")
         if not 1 <= self.rate_spread < math.inf:
             raise ValueError(f"rate_spread must be at least 1 and finite, and is {self.rate_spread}.")
         if not 0 <= self.constant_rates <= 1:
