@@ -70,7 +70,7 @@ def returned(value: Any) -> str:
     return shown(value)
 
 
-def _place_of(plug: Any) -> str:
+def _place(plug: Any) -> str:
     """A plug by its place; an instance by its attributes too, which alone may differ."""
     is_definition = isinstance(plug, type) or hasattr(plug, "__qualname__")
     return plugs.where(plug) if is_definition else f"{' '.join(repr(plug).split())} ({plugs.where(plug)})"
@@ -142,13 +142,13 @@ class Registry(MutableMapping[str, Any]):
             known = self._registered[name]
             if not plugs.same(known, plug):
                 raise ValueError(
-                    f"two {self.kind} have the name {name!r}: {_place_of(known)}, and {_place_of(plug)}. Choose another name for one of "
-                    "them, or delete the first."
+                    f"two {self.kind} have the name {name!r}: {_place(known)}, and {_place(plug)}. Choose another name for one "
+                    "of them, or delete the first."
                 )
         elif name in self._announced() and not plugs.same(plugs.resolve(self._announced()[name].value), plug):
             raise ValueError(
                 f"two {self.kind} have the name {name!r}: {self._announced()[name].value}, which an installed package announces, "
-                f"and {_place_of(plug)}. Choose another name."
+                f"and {_place(plug)}. Choose another name."
             )
 
     def __delitem__(self, name: str) -> None:

@@ -131,15 +131,15 @@ def _check_types(env: Any, name: str) -> None:
         _require_same_types(state, after, name)
     if reward.shape != () or terminated.shape != ():
         raise ValueError(
-            f"step_env of {name!r} returns reward {_type_of(reward)} and terminated {_type_of(terminated)}, and both must be scalars."
+            f"step_env of {name!r} returns reward {_type_of(reward)} and terminated {_type_of(terminated)}: both must be scalars."
         )
     if not jnp.issubdtype(terminated.dtype, jnp.bool_):
         raise ValueError(f"step_env of {name!r} returns terminated {_type_of(terminated)}, and it must be bool[].")
     obs, _ = jax.eval_shape(env.reset_env, key, params)
     if not isinstance(seen, Discrete) and tuple(obs.shape) != tuple(seen.shape):
         raise ValueError(
-            f"{name!r} returns observations {_type_of(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they must "
-            "be the same."
+            f"{name!r} returns observations {_type_of(obs)}, and its observation_space has the shape {tuple(seen.shape)}: they "
+            "must be the same."
         )
 
 

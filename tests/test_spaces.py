@@ -215,7 +215,7 @@ def stepped(**changes):
         (Altered("none", step_env=lambda *_: None), "step_env of 'none' returns None, and must return 5"),
         (
             Altered("vector", step_env=stepped(reward=lambda: jnp.ones(1))),
-            r"returns reward float32\[1\] and terminated bool\[\], and both must be scalars",
+            r"returns reward float32\[1\] and terminated bool\[\]: both must be scalars",
         ),
         (
             Altered("float", step_env=stepped(terminated=lambda: jnp.float32(1))),
