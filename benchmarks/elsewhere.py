@@ -26,7 +26,7 @@ import learned_objectives as lo
 from benchmarks import peer_env
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import rows
-from discover.agents.objectives import fingerprint, resolve_objective
+from discover.agents.objectives import identity, resolve_objective
 from discover.results import statistics
 from discover.results.comparison import Comparison, Curve, Trial
 from discover.runs.store import write_text
@@ -79,7 +79,7 @@ class Bench:
     def file_of(self, name: str) -> str:
         """A file of the objective, named by its numbers."""
         objective = resolve_objective(name)
-        path = self.cells / "objectives" / f"{fingerprint(objective)}.safetensors"
+        path = self.cells / "objectives" / f"{identity(objective)}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             lo.save(objective, path)
@@ -120,7 +120,7 @@ def report_of(comparison: Comparison, rates: dict[str, Any], names: Sequence[str
         "seeds": SEEDS,
         "seed": SEED,
         "learning rates": rates,
-        "objectives": {name: fingerprint(resolve_objective(name)) for name in (BASELINE, *names)},
+        "objectives": {name: identity(resolve_objective(name)) for name in (BASELINE, *names)},
         f"better than {BASELINE}": pooled,
         "rows": rows(comparison, BASELINE),
     }

@@ -1,4 +1,4 @@
-"""How much of a fitness's variance the task explains: `python -m benchmarks.variance`; ten minutes on two idle cores.
+"""How much of a fitness's variance the task explains: `python -m benchmarks.variance`.
 
 Candidates near PPO and PPO itself train in the same tasks (length of life, learning rate, annealing) with the same keys, as in
 `soft_clip_small`. Per environment it reports, with bootstrap intervals over tasks,
@@ -6,8 +6,10 @@ Candidates near PPO and PPO itself train in the same tasks (length of life, lear
     control variate   1 - Var(F - F_ppo) / Var(F): the share of a candidate's variance over tasks that PPO's life on the same
                       task and key removes
     best weight       the same for F - b F_ppo with the b that removes most
-    shared tasks      1 - Var(F_i - F_j) / (Var(F_i) + Var(F_j)): the share of the variance of a comparison of two candidates
-                      that is gone because they meet the same task. Subtracting F_ppo from both changes nothing here
+    shared tasks      1 - Var(F_i - F_j) / (Var(F_i) + Var(F_j)): how much smaller the variance of F_i - F_j is than with
+                      independent tasks. Subtracting F_ppo from both leaves F_i - F_j unchanged
+
+Tasks in which an agent diverged are left out.
 
 Writes benchmarks/results/variance.json.
 """
@@ -63,7 +65,8 @@ def removed(f: np.ndarray) -> dict[str, float]:
 def shares(f: np.ndarray) -> dict[str, Interval]:
     """`removed`, with percentile intervals of 95 % over tasks drawn again."""
     rng, tasks = np.random.default_rng(0), f.shape[1]
-    again = [removed(f[:, rng.integers(0, tasks, tasks)]) for _ in range(SAMPLES)]
+    draws = (rng.integers(0, tasks, tasks) for _ in range(SAMPLES))
+    again = [removed(f[:, draw]) for draw in draws if len(set(draw)) > 1]
     return {
         name: Interval(value, *map(float, np.percentile([each[name] for each in again], (2.5, 97.5))))
         for name, value in removed(f).items()
@@ -76,6 +79,8 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=6)
     parser.add_argument("--tasks", type=int, default=24)
     args = parser.parse_args()
+    if args.candidates < 2 or args.tasks < 4:
+        parser.error("a variance needs at least 2 candidates and 4 tasks.")
     found = fitness(tuple(args.envs), args.candidates, args.tasks)
     report: dict[str, Any] = provenance() | {
         "seed": SEED,
@@ -83,6 +88,7 @@ def main() -> int:
         "tasks": args.tasks,
         "candidates": args.candidates,
     }
+    found = found[:, :, np.isfinite(found).all((0, 1))]
     report["removed"] = {env: shares(f) for env, f in zip(args.envs, found, strict=True)}
     report["fitness"] = {env: f.round(3).tolist() for env, f in zip(args.envs, found, strict=True)}
     text = json.dumps(report, indent=1, default=lambda x: x._asdict())

@@ -122,7 +122,7 @@ def register(name: str, build: Callable[..., Any], *, replace: bool = False) -> 
         each set of options. Dict and Tuple spaces, scalars and matrices are adapted by `Uniform`; see `check` for the rest of the
         contract, and `Environment` for the capabilities.
       replace: whether a name of yours may stand for another environment from now on. The same class, function or instance may
-        always be registered again, also where a notebook's cell defines it anew.
+        always be registered again, also where a notebook's cell defines it again.
 
     Raises ValueError for a name that is taken.
     """

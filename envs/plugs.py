@@ -111,13 +111,22 @@ def where(obj: Any) -> str:
 
 
 def code_digest(obj: Any) -> str:
-    """A digest of the source of a class, a function, or the class of an instance; of its name where there is no source."""
-    kind = _definition(obj)
+    """A digest of the source of a class with its bases, a function, or the class of an instance; of its name where there is no
+    source. Of what that code calls it knows nothing."""
+    kind = _definition(obj.func if isinstance(obj, functools.partial) else obj)
+    theirs = [each for each in getattr(kind, "__mro__", (kind,)) if not _is_installed(_file_of(each))]
     try:
-        text = inspect.getsource(kind)
+        text = "".join(map(inspect.getsource, theirs or [kind]))
     except (OSError, TypeError):  # defined in a session, or in C
         text = f"{kind.__module__}:{kind.__qualname__}"
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _file_of(kind: Any) -> str:
+    try:
+        return inspect.getsourcefile(kind) or "<frozen"
+    except (OSError, TypeError):
+        return "<frozen"
 
 
 def _definition(obj: Any) -> Any:

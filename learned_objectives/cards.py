@@ -17,7 +17,7 @@ from learned_objectives.drifts import Drift
 from learned_objectives.library import CLOSED_FORMS, load, record
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
-from learned_objectives.mirror import Mirror
+from learned_objectives.mirror import Mirror, ScheduledMirror
 
 OWN = ("return", "this rule")  # columns of an objective's own results; its baseline's is the next
 TESTED = Path(__file__).with_name("tested.json")  # name -> comparison -> {score, rows, loses}
@@ -46,6 +46,9 @@ TEXTS = {
         "reference": "Tomar et al. 2020, eq. 9, arXiv:2005.09814",
     },
 }
+
+
+CHOSEN = {"best": "the best evaluated mean of the search", "last": "the last evaluated mean of the search"}
 
 
 def card(name_or_path: str | os.PathLike) -> str:
@@ -106,7 +109,7 @@ def _made(how: Mapping[str, Any]) -> str:
         ("environment steps in all", f"{spent:.3g}" if spent else ""),
         ("time of the search", f"{seconds / 60:.0f} minutes" if isinstance(seconds, int) else ""),
         ("return at each evaluation", _curve(_mapping(how, "evaluations"))),
-        ("chosen", _mapping(how, "card").get("chosen", "the best evaluated mean of the search")),
+        ("chosen", _mapping(how, "card").get("chosen", CHOSEN[recipe.get("exported", "best")])),
         ("device", how.get("device")),
         ("made with", ", ".join(f"{k} {v}" for k, v in _mapping(how, "versions").items() if v)),
         ("commit", how.get("commit")),
@@ -140,9 +143,11 @@ def _expects(objective: Objective | Drift, agent: Mapping[str, Any]) -> str:
     if not isinstance(drift, Drift):
         return ""
     needs = ["Advantages normalised over each minibatch to mean 0 and standard deviation 1"]
-    if drift.needs_progress:
+    if isinstance(objective, ScheduledMirror):
+        needs.append("entropy weight, value weight, lambda and value clip of `objective.settings(progress)`")
+    if drift.needs_progress or (isinstance(objective, ScheduledMirror) and objective.needs_progress):
         needs.append("`Progress(step, lifetime)` in environment steps")
-    if drift.needs_statistics:
+    if drift.needs_statistics or objective.needs_statistics:
         needs.append("`Statistics` of the agent's last update, in its `Progress`")
     if isinstance(drift, LPO):
         needs.append(f"nothing else: its feature map, {drift.features}, is in the file")

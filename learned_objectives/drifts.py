@@ -78,6 +78,8 @@ class AsymmetricClip(Drift):
 
         D = relu((r - clip(r, 1 - w, 1 + w)) A),    w = epsilon e^positive where A >= 0, epsilon e^negative where A < 0
 
+    The exponents are limited to [-4, 4].
+
     Both leaves zero, it is PPO's clip. Where A >= 0, only r > 1 + w is clipped. Where A < 0, only r < 1 - w is.
     Reference: Yu et al. 2025 (DAPO, "clip higher": the wider clip where A >= 0), section 3.1, arXiv:2503.14476.
     """

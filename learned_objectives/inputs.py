@@ -20,7 +20,8 @@ def names(time_aware: bool, sees_statistics: bool) -> tuple[str, ...]:
 def combine(
     rows: jax.Array, progress: Progress | None, *, time_aware: bool, sees_statistics: bool, owner: str
 ) -> jax.Array:
-    """sum_i x_i rows_i at a moment of a life: rows f32[R, ...] -> f32[P..., ...], where P is the shape of `progress`.
+    """sum_i x_i rows_i at a moment of a life: rows f32[R, ...] -> f32[P..., ...], where P is the shape of `progress`;
+    f32[...] where the constant is the only input.
 
     x is 1; with `time_aware` also n/N and log10 N - 5.5, N in environment steps; and with `sees_statistics` also KL / 0.01,
     entropy, explained variance and clipped / 0.1 (`Statistics`), each clipped to [-5, 5].

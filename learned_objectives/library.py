@@ -68,7 +68,10 @@ def register(cls: type) -> type:
 
 def _is_same(one: type, other: type) -> bool:
     """Whether two classes are one, or the second is the first defined again."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    if one is other:
+        return True
+    paths = {f"{cls.__module__}.{cls.__qualname__}" for cls in (one, other)}
+    return len(paths) == 1 and "<locals>" not in paths.pop()
 
 
 def _where(cls: type) -> str:

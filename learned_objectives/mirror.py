@@ -123,6 +123,11 @@ class ScheduledMirror(Mirror):
         )
 
     @property
+    def needs_progress(self) -> bool:
+        """Whether its settings change over a life."""
+        return self.time_aware or self.sees_statistics
+
+    @property
     def needs_statistics(self) -> bool:
         return self.sees_statistics or self._checked_drift().needs_statistics
 

@@ -11,7 +11,7 @@ import numpy as np
 from learned_objectives.core import Objective, Progress, Rollout, Statistics
 from learned_objectives.drifts import Drift
 from learned_objectives.lpg import LPG
-from learned_objectives.mirror import Mirror
+from learned_objectives.mirror import Mirror, ScheduledMirror
 
 LIFETIME = 1_000_000.0
 LOG_RATIOS = np.array([-1.0, -0.3, -0.05, 0.0, 0.05, 0.3, 1.0], np.float32)
@@ -19,7 +19,8 @@ ADVANTAGES = np.array([-2.0, -0.5, 0.5, 2.0], np.float32)
 
 
 def probe(objective: Objective | Drift) -> list[float]:
-    """At n/N = 0, 1/2 and 1: r A - D(r, A) on a grid, or the targets of an LPG on a made-up rollout.
+    """At n/N = 0, 1/2 and 1: r A - D(r, A) on a grid, and the settings of a ScheduledMirror; or the targets of an LPG on
+    a made-up rollout.
 
     Raises TypeError for an objective of another kind.
     """
@@ -30,6 +31,8 @@ def probe(objective: Objective | Drift) -> list[float]:
         if isinstance(drift, Drift):
             log_ratio, advantage = jnp.meshgrid(LOG_RATIOS, ADVANTAGES, indexing="ij")
             values.append(drift.surrogate(log_ratio, advantage, progress))
+            if isinstance(objective, ScheduledMirror):
+                values += [x for x in objective.settings(progress) if x is not None]
         elif isinstance(objective, LPG):
             targets = objective.targets(_rollout(objective.predictions), progress)
             values += [targets.policy, jnp.exp(targets.prediction)]

@@ -1,7 +1,9 @@
 """A user's class whose code changes between a run and its continuation, and settings that fail as they are made."""
 
 import dataclasses
+import functools
 import importlib
+import linecache
 import sys
 
 import crash
@@ -13,6 +15,7 @@ import learned_objectives as lo
 from discover import cli
 from discover.agents.objectives import fingerprint, identity
 from discover.evaluation.evaluate import evaluate
+from envs import plugs
 
 DRIFT = """
 import jax
@@ -64,6 +67,7 @@ def written(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(text)
         sys.modules.pop(name, None)
         importlib.invalidate_caches()
+        linecache.clearcache()
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         return importlib.import_module(name)
 
@@ -110,6 +114,23 @@ def test_ours_are_known_by_their_numbers_alone(written):
     before = identity(lo.Mirror(drift=written("pull", drift()).Pull()))
     assert identity(lo.Mirror(drift=written("pull", "\n\n# moved\n" + drift()).Pull())) == before
     assert identity(lo.Mirror(drift=written("pull", drift("log_ratio**4")).Pull())) != before
+
+
+def test_the_code_of_a_plug_has_its_bases_and_no_wrapper(written):
+    text = "class Base:\n    size = 1\n\n\nclass Kite(Base):\n    pass\n"
+    found = [
+        plugs.code_digest(functools.partial(written("pull", t).Kite)) for t in (text, text.replace("1", "2"), text)
+    ]
+    assert found[0] == found[2] != found[1]
+
+
+def test_classes_of_one_factory_are_two(written):
+    made = written(
+        "pull", "import learned_objectives as lo\n\n\ndef make():\n    class D(lo.Clip):\n        pass\n    return D\n"
+    )
+    lo.register(made.make())
+    with pytest.raises(ValueError, match=r"the name D is taken by the class of .*pull.py"):
+        lo.register(made.make())
 
 
 def test_results_of_another_equation_are_not_mixed(written, tmp_path):

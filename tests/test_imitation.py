@@ -84,3 +84,15 @@ def test_a_search_goes_on_from_an_earlier_rule(tmp_path):
 def test_what_is_no_lpg_is_refused(start):
     with pytest.raises(ValueError, match=r"objective.start must be 'random', 'a2c', or"):
         LPGConfig(**SMALL, start=start).template(jax.random.key(0), LossConfig())
+
+
+def test_too_few_predictions_to_stand_for_values_are_refused():
+    with pytest.raises(ValueError, match=r"^objective.predictions must be at least 8 for a start at A2C"):
+        LPGConfig(**SMALL | {"predictions": 4}, start="a2c")
+
+
+def test_an_unknown_start_is_answered_with_what_it_may_be():
+    with pytest.raises(
+        ValueError, match=r"objective.start is neither 'random', 'a2c', nor an LPG found before: Unknown"
+    ):
+        LPGConfig(**SMALL, start="radnom").template(jax.random.key(0), LossConfig())

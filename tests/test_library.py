@@ -343,8 +343,9 @@ def test_a_class_that_is_defined_again_is_registered_again(registry, path):
     """As by a notebook's cell that is run again. An instance of the class before it can still be saved."""
     first, second = local_drift(), local_drift()
     assert first is not second
-    lo.register(first)
-    lo.register(second)
+    for each in (first, second):
+        each.__qualname__ = "Local"  # as of a cell
+        lo.register(each)
     lo.save(lo.Mirror(first()), path)
     assert type(lo.load(path).drift) is second
 

@@ -7,6 +7,7 @@ import pytest
 
 import discover
 import learned_objectives as lo
+from learned_objectives import cards
 from learned_objectives.mirror import MirrorTargets
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -304,3 +305,13 @@ def test_a_scheduled_mirror_comes_back_from_its_file(tmp_path):
     lo.save(made.replace(numbers=jnp.zeros((1, 4))), tmp_path / "two.safetensors")
     with pytest.raises(lo.ObjectiveFileError, match=r"must have numbers of shape \(5, 4\), and has \(1, 4\)"):
         lo.load(tmp_path / "two.safetensors")
+
+
+def test_probe_values_of_a_scheduled_mirror_have_its_settings():
+    start = lo.ScheduledMirror.create(lo.Clip()).replace(value_clip=0.2)
+    moved = start.replace(numbers=start.numbers.at[0, 0].set(1.0))
+    drift, one, other = (np.asarray(lo.probe(x)) for x in (lo.Mirror(), start, moved))
+    assert len(one) == len(drift) + 3 * 4
+    assert ((one != other).sum(), (one == other).sum()) == (3, len(one) - 3)  # the entropy weight, at three moments
+    assert "entropy weight" in cards._expects(start, {})
+    assert "Progress" in cards._expects(lo.ScheduledMirror.create(lo.Clip(), time_aware=True), {})

@@ -10,7 +10,8 @@ import pytest
 
 import learned_objectives as lo
 from discover import LPOConfig, recipes
-from discover.searches.families import SoftClipConfig
+from discover.console import Advice
+from discover.searches.families import SoftClipConfig, TunedPPOConfig, objective_config
 from discover.searches.recipe import recipe_of
 
 
@@ -111,3 +112,24 @@ def test_schedules_may_be_searched_with_a_soft_clip():
 def test_distributions_of_learning_rates_that_cannot_be_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be"):
         dataclasses.replace(recipes.soft_clip_small(), **{name: value})
+
+
+def test_a_search_does_not_drop_schedules(tmp_path):
+    scheduled = lo.ScheduledMirror.create(lo.SoftClip.create()).replace(numbers=jnp.ones((1, 4)))
+    lo.save(scheduled, tmp_path / "found.safetensors")
+    family = SoftClipConfig(start=str(tmp_path / "found.safetensors"), schedules=True)
+    with pytest.raises(ValueError, match=r"found.safetensors holds a drift with schedules"):
+        dataclasses.replace(recipes.soft_clip_small(), objective=family).template()
+    with pytest.raises(ValueError, match="does not start from a ScheduledMirror"):
+        dataclasses.replace(recipes.soft_clip_small(), objective=scheduled)
+
+
+def test_numbers_without_effect_are_named():
+    recipe = dataclasses.replace(recipes.quickstart(), objective="tuned_ppo")  # whose loss has no value clip
+    with pytest.warns(Advice, match=r"The search cannot move loss.value_clip, which it multiplies: it is off"):
+        recipe.template()
+
+
+def test_tuned_ppo_keeps_the_settings_before_it():
+    before = TunedPPOConfig(time_aware=True, epsilon=0.1)
+    assert objective_config("tuned_ppo", before) == before

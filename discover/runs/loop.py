@@ -41,7 +41,7 @@ PROGRESS_INTERVAL_S = 5.0  # seconds: meta-gradient steps are quick, and need no
 class Result(NamedTuple):
     """The result of a run."""
 
-    objective: lo.Objective  # the best evaluated mean
+    objective: lo.Objective  # the evaluated mean that is exported: `Recipe.exported`
     out: Path
     rows: list[dict[str, Any]]  # the log, a row per generation
     stopped: int | None  # the signal that stopped it early, if one did
@@ -59,8 +59,9 @@ def meta_train(
 ) -> Result:
     """Search for an objective. The same call on the same `out` resumes, exactly. `recipe`: a Recipe, or the name of one.
 
-    Leaves in `out`: recipe.json, metrics.jsonl, checkpoints/, tensorboard/ and objective.safetensors, the best evaluated
-    mean with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in flight, with a checkpoint.
+    Leaves in `out`: recipe.json, metrics.jsonl, checkpoints/, tensorboard/ and objective.safetensors, which is the best or the
+    last evaluated mean (`Recipe.exported`) with the record of how it was made. Ctrl-C and SIGTERM stop it after the generation in
+    flight, with a checkpoint.
 
     `devices`: those that run the lives, of all processes (default: all there are). A chunk "auto" becomes the number that suits
     them when the run begins; recipe.json has that number, and a run that is resumed keeps it.
@@ -172,9 +173,9 @@ def outcome(rows: list[dict[str, Any]], best: int, *, selected: bool = True) -> 
             "gone."
         ]
     if best == 0:
-        count = len(evaluations) - 1
+        count, why = len(evaluations) - 1, "scored higher" if selected else "kept all agents finite"
         return [
-            f"Exported: generation 0, the start of the search. None of the {count} later evaluated means scored higher, so the "
+            f"Exported: generation 0, the start of the search. None of the {count} later evaluated means {why}, so the "
             "search found nothing. More generations, or another sigma or learning rate, may help."
         ]
     lines = []

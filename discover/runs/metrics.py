@@ -24,7 +24,7 @@ FIELDS = {
     # Of lines with an evaluation of the mean, every `evaluate_every` steps.
     "evaluation.{env}": "list: return of each evaluation life of the mean. Tasks are the same at every evaluation, lives are not",
     "best_score": (
-        "score of the best mean so far; 0 is the start. It is the mean over environments of x where x < 0 and of x / (1 + x) "
+        "score of the exported mean; 0 is the start. It is the mean over environments of x where x < 0 and of x / (1 + x) "
         "elsewhere, so that gains are bounded by 1 and losses are not; x is the mean return minus that of generation 0, over the "
         "larger of the size of that return and the deviation of its lives"
     ),

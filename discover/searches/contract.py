@@ -68,7 +68,10 @@ class Contract:
             raise self._error(f"the leaf {at} of the state that init returns must be an array", f"is {x!r}") from None
 
     def _like(self, form: PyTree, found: PyTree, what: str, model: str) -> PyTree:
-        """`found` in arrays of the types of `form`, that of `model`; ValueError where structure, shape or type differ."""
+        """`found` as arrays with the types of `form`. `model` names the object that has this form.
+
+        ValueError where structure, shape or type differ.
+        """
         if jax.tree.structure(found) != jax.tree.structure(form):
             raise self._error(f"{what} must have the structure of {model}", _difference(form, found))
 

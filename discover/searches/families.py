@@ -133,6 +133,11 @@ class LPGConfig(ObjectiveConfig):
         for name in ("hidden", "predictions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.{name} must be at least 1, and is {getattr(self, name)}.")
+        if self.start == "a2c" and self.predictions < imitation.FEWEST:
+            raise ValueError(
+                f"objective.predictions must be at least {imitation.FEWEST} for a start at A2C, whose values they "
+                f"stand for, and is {self.predictions}."
+            )
         if not math.isfinite(self.prediction_coef):
             raise ValueError(f"objective.prediction_coef must be finite, and is {self.prediction_coef}.")
 
@@ -140,25 +145,16 @@ class LPGConfig(ObjectiveConfig):
         sizes = {name: value for name, value in vars(self).items() if name != "start"}
         if self.start not in ("random", "a2c"):
             return self._found(sizes).replace(gamma=loss.gamma, prediction_coef=self.prediction_coef)
-        fresh = lo.LPG.create(key, gamma=loss.gamma, **sizes)
-        return self._taught(fresh, key) if self.start == "a2c" else fresh
+        if self.start == "a2c":
+            return _taught(self, loss.gamma, key)
+        return lo.LPG.create(key, gamma=loss.gamma, **sizes)
 
     @property
     def keeps_copy(self) -> bool:
         return self.start != "random"
 
-    def _taught(self, fresh: lo.LPG, key: jax.Array) -> lo.LPG:
-        made = imitation.imitate_a2c(fresh, jax.random.fold_in(key, 1))
-        share = float(imitation.explained(made, jax.random.fold_in(key, 2)))
-        if not share > imitation.CLOSE:
-            advise(
-                f"This LPG explains {share:.3f} of the variance of A2C's targets, less than {imitation.CLOSE}: it does not start "
-                "as A2C. Give it more hidden units or predictions (--objective.hidden, --objective.predictions)."
-            )
-        return made
-
     def _found(self, sizes: Mapping[str, Any]) -> lo.LPG:
-        found = resolve_objective(self.start)
+        found = _earlier(self.start, "'random', 'a2c'", "LPG")
         if not isinstance(found, lo.LPG):
             raise ValueError(
                 f"objective.start must be 'random', 'a2c', or an LPG found before, and {self.start} holds something else."
@@ -170,6 +166,33 @@ class LPGConfig(ObjectiveConfig):
                     "same."
                 )
         return found
+
+
+def _earlier(start: str, others: str, kind: str) -> lo.Objective:
+    """An earlier result by its name or file; an unknown name is answered with what else a start may be."""
+    try:
+        return resolve_objective(start)
+    except ValueError as error:
+        raise ValueError(f"objective.start is neither {others}, nor an {kind} found before: {error}") from None
+
+
+_lessons: dict[Any, lo.LPG] = {}  # a search makes its template several times, as for a dry run or to fit memory
+
+
+def _taught(config: LPGConfig, gamma: float, key: jax.Array) -> lo.LPG:
+    """An LPG of these sizes after supervised learning to A2C's targets."""
+    known = config, gamma, jax.random.key_data(key).tobytes()
+    if known not in _lessons:
+        fresh_key, teach_key, test_key = jax.random.split(key, 3)
+        sizes = {name: value for name, value in vars(config).items() if name != "start"}
+        _lessons[known] = imitation.imitate_a2c(lo.LPG.create(fresh_key, gamma=gamma, **sizes), teach_key)
+        share = float(imitation.explained(_lessons[known], test_key))
+        if not share > imitation.CLOSE:
+            advise(
+                f"This LPG explains {share:.3f} of the variance of A2C's targets, less than {imitation.CLOSE}: it does not start "
+                "as A2C. Give it more hidden units (--objective.hidden)."
+            )
+    return _lessons[known]
 
 
 @dataclass(frozen=True)
@@ -215,7 +238,7 @@ class SoftClipConfig(ObjectiveConfig):
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
         drift = self._found() if self.keeps_copy else self._fresh()
-        return loss.on(scheduled(drift, self) if self.schedules else lo.Mirror(drift=drift))
+        return loss.on(scheduled(drift, self, loss) if self.schedules else lo.Mirror(drift=drift))
 
     def _fresh(self) -> lo.SoftClip:
         return lo.SoftClip.create(
@@ -223,8 +246,13 @@ class SoftClipConfig(ObjectiveConfig):
         )
 
     def _found(self) -> lo.SoftClip:
-        found = resolve_objective(self.start)
+        found = _earlier(self.start, "'ppo'", "SoftClip")
         drift = found.drift if isinstance(found, lo.Mirror) else None
+        if isinstance(found, lo.ScheduledMirror):
+            raise ValueError(
+                f"{self.start} holds a drift with schedules, and a search starts from a drift alone: save its drift "
+                "(learned_objectives.save(objective.drift, path)) and start from that."
+            )
         if not isinstance(drift, lo.SoftClip):
             raise ValueError(
                 f"objective.start must be 'ppo' or a SoftClip found before, and {self.start} holds something else."
@@ -238,7 +266,7 @@ class SoftClipConfig(ObjectiveConfig):
 @dataclass(frozen=True)
 class TunedPPOConfig(ObjectiveConfig):
     """PPO whose settings are searched: the width of the clip for each sign of the advantage, the weights of entropy and value,
-    lambda, and the value clip. Six numbers; the opponent of a drift found at the same cost."""
+    lambda, and the value clip. Six numbers. A drift is compared with it after searches of equal cost."""
 
     time_aware: bool = False  # whether the last four also depend on n/N and log10 N
     sees_statistics: bool = False  # and on KL, entropy, explained variance and clipped share of the agent's last update
@@ -249,11 +277,22 @@ class TunedPPOConfig(ObjectiveConfig):
             raise ValueError(f"objective.epsilon must be positive and finite, and is {self.epsilon}.")
 
     def template(self, key: jax.Array, loss: LossConfig) -> lo.Objective:
-        return loss.on(as_arrays(scheduled(lo.AsymmetricClip(epsilon=self.epsilon), self)))
+        return loss.on(as_arrays(scheduled(lo.AsymmetricClip(epsilon=self.epsilon), self, loss)))
 
 
-def scheduled(drift: lo.Drift, config: SoftClipConfig | TunedPPOConfig) -> lo.ScheduledMirror:
-    """The ScheduledMirror of a drift, with the inputs that a family has."""
+def scheduled(drift: lo.Drift, config: SoftClipConfig | TunedPPOConfig, loss: LossConfig) -> lo.ScheduledMirror:
+    """The ScheduledMirror of a drift, with the inputs that a family has. It advises where a number has no effect."""
+    idle = {
+        "entropy_coef": loss.entropy_coef == 0,
+        "value_coef": loss.value_coef == 0,
+        "gae_lambda": loss.gae_lambda == 1,
+        "value_clip": loss.value_clip is None,
+    }
+    if any(idle.values()):
+        names = " and ".join(f"loss.{name}" for name in idle if idle[name])
+        advise(
+            f"The search cannot move {names}, which it multiplies: {'they are' if sum(idle.values()) > 1 else 'it is'} off."
+        )
     return lo.ScheduledMirror.create(drift, time_aware=config.time_aware, sees_statistics=config.sees_statistics)
 
 
@@ -290,7 +329,7 @@ class OwnObjective(ObjectiveConfig):
 
 
 def finished(made: Any, name: str, loss: LossConfig, where: str | None = None) -> lo.Objective:
-    """What a user's code, at this place, made, checked, as the objective of generation 0."""
+    """Check what a user's code made, and return it as the objective of generation 0. `where`: the place of that code."""
     return loss.on(as_arrays(resolve_objective(checked(made, name, where=where))))
 
 
@@ -362,7 +401,7 @@ def _named(name: str, before: ObjectiveConfig | None) -> ObjectiveConfig:
         wanted = OBJECTIVES[name]
         if type(before) is type(wanted) and isinstance(wanted, LPOConfig | LPGConfig | SoftClipConfig):
             return dataclasses.replace(before, time_aware=wanted.time_aware)
-        return wanted
+        return before if isinstance(before, TunedPPOConfig) and isinstance(wanted, TunedPPOConfig) else wanted
     if name not in FAMILIES or name in ("formula", "own"):
         own = (other for other in FAMILIES if other not in ("formula", "own"))
         raise unknown("objective", name, dict.fromkeys((*OBJECTIVES, *own)), OWN_BY_PATH)
@@ -405,6 +444,10 @@ def _own_instance(made: Any) -> OwnObjective:
 def _drift_alone(objective: lo.Mirror) -> lo.Drift:
     """The drift of a Mirror. `Recipe.loss` has the rest, so a Mirror with other settings than the defaults is refused."""
     require_objective(objective)
+    if isinstance(objective, lo.ScheduledMirror):
+        raise ValueError(
+            "a search does not start from a ScheduledMirror: give the family 'tuned_ppo', or its drift and objective.schedules."
+        )
     plain = lo.Mirror(drift=objective.drift)
     for name in (f.name for f in dataclasses.fields(plain) if f.name != "drift"):
         if getattr(objective, name) != getattr(plain, name):

@@ -1,4 +1,4 @@
-"""An LPG that starts where A2C stands: supervised learning of its network to A2C's targets.
+"""An LPG that starts as an imitation of A2C: supervised learning of its network to A2C's targets.
 
 The M symbols of an agent's prediction y have centres c_i, evenly spaced over [-10, 10]. The prediction means the value
 V = sum_i c_i y_i. Where rewards are divided by the deviation of their discounted sum (`AgentConfig.normalise_reward`), most
@@ -29,6 +29,7 @@ LIMIT = 10.0  # of |a value|, in deviations of the discounted return
 GAE_LAMBDA, ENTROPY_COEF = 0.95, 0.01  # of the A2C that is imitated
 STEPS, LENGTH, BATCH, RATE = 3000, 20, 128, 3e-3  # gradient steps, rollout sizes T and B, Adam's rate at the start
 ACTIONS = 4  # of the random policies
+FEWEST = 8  # predictions: of fewer, softmax rounds values towards zero
 CLOSE = 0.98  # share of the variance of A2C's targets that a good imitation explains
 
 

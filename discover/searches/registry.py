@@ -31,7 +31,8 @@ def search_for(recipe: Recipe, out: Path | None = None, devices: Sequence[Any] |
 
 
 def start_record(template: lo.Objective) -> dict[str, Any]:
-    """What a run keeps beside its template, to notice that the equation of a user's class has changed."""
+    """What a run keeps beside its template, to notice that the equation of a user's drift has changed. Empty for an objective of
+    another kind."""
     try:
         return {"probe": lo.probe(template)}
     except TypeError:  # an objective of another kind
