@@ -1,12 +1,14 @@
 """An LPG that starts as A2C: its targets are A2C's, and its predictions mean values."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import learned_objectives as lo
-from discover import LossConfig
+from discover import LossConfig, recipes
 from discover.console import Advice
 from discover.searches import imitation
 from discover.searches.families import LPGConfig
@@ -63,8 +65,12 @@ def test_an_lpg_learns_the_targets_of_a2c():
 
 @pytest.mark.slow
 def test_a_start_that_is_too_small_to_imitate_says_so():
-    with pytest.warns(Advice, match="it does not start as A2C"):
-        LPGConfig(**SMALL | {"hidden": 1}, start="a2c").template(jax.random.key(0), LossConfig())
+    recipe = dataclasses.replace(recipes.lpg_small(), objective=LPGConfig(**SMALL | {"hidden": 1}, start="a2c"))
+    with (
+        pytest.warns(Advice, match="it does not start as A2C"),
+        pytest.warns(Advice, match="set agent.normalise_reward"),
+    ):
+        recipe.template()
 
 
 def test_a_search_goes_on_from_an_earlier_rule(tmp_path):

@@ -15,9 +15,10 @@ import learned_objectives as lo
 from discover.agents.arguments import directory_of
 from discover.agents.config import AgentConfig
 from discover.agents.setups import LossConfig
+from discover.console import advise
 from discover.searches.config import SEARCHES, SearchConfig, search_config
 from discover.searches.curriculum import CurriculumConfig
-from discover.searches.families import LPOConfig, ObjectiveConfig, objective_config, template_of
+from discover.searches.families import LPGConfig, LPOConfig, ObjectiveConfig, objective_config, template_of
 from discover.searches.versions import migrated
 from discover.settings import as_dict, rebuild
 
@@ -93,6 +94,11 @@ class Recipe:
 
     def template(self) -> lo.Objective:
         """The objective of generation 0."""
+        if isinstance(self.objective, LPGConfig) and self.objective.start == "a2c" and not self.agent.normalise_reward:
+            advise(
+                "An LPG that starts at A2C reads values up to 10 deviations of the discounted return: set agent.normalise_reward "
+                "(--agent.normalise-reward)."
+            )
         return template_of(self.objective, purpose_key(self.seed, "template"), self.loss)
 
     def as_dict(self) -> dict[str, Any]:
