@@ -77,18 +77,20 @@ def not_finite(env: Any, *, num_steps: int = 64, num_envs: int = 8) -> str | Non
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def rollout(key):
         def one(key):
-            params = env.default_params if env.sample_level is None else env.sample_level(key)
-            obs, state = env.reset(key, params)
+            level_key, reset_key, steps_key = jax.random.split(key, 3)
+            params = env.default_params if env.sample_level is None else env.sample_level(level_key)
+            obs, state = env.reset(reset_key, params)
 
             def body(carry, key):
                 state, seen, rewarded = carry
-                action = env.action_space(params).sample(key)
-                obs, state, reward, _, _, info = env.step(key, state, action, params)
+                action_key, step_key = jax.random.split(key)
+                action = env.action_space(params).sample(action_key)
+                obs, state, reward, _, _, info = env.step(step_key, state, action, params)
                 seen &= jnp.isfinite(obs).all() & jnp.isfinite(info["final_observation"]).all()
                 return (state, seen, rewarded & jnp.isfinite(reward)), None
 
             carry = (state, jnp.isfinite(obs).all(), jnp.bool_(True))
-            return jax.lax.scan(body, carry, jax.random.split(key, num_steps))[0][1:]
+            return jax.lax.scan(body, carry, jax.random.split(steps_key, num_steps))[0][1:]
 
         return [flags.all() for flags in jax.vmap(one)(jax.random.split(key, num_envs))]
 

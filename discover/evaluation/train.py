@@ -118,8 +118,8 @@ def _warn_of_divergence(result: TrainResult) -> None:
     if (fault := not_finite(env)) is not None:
         advise(f"{env.name} {fault}, so {agents} ended without a return: envs.check tests an environment.")
     elif gone.any():
-        gone = f"{int(gone.sum())} of {len(gone)} {'agents' if len(gone) > 1 else 'agent'}"
-        advise(f"{gone} diverged and ended without a return: a lower learning rate (agent.learning_rate) may help.")
+        agents = f"{int(gone.sum())} of {len(gone)} {'agents' if len(gone) > 1 else 'agent'}"
+        advise(f"{agents} diverged and ended without a return: a lower learning rate (agent.learning_rate) may help.")
 
 
 def make_life(env_name: str, config: AgentConfig, total_steps: int) -> tuple[Agent, Task, int]:
