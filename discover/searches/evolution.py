@@ -45,6 +45,7 @@ class EvolutionConfig(SearchConfig):
     strategy: str = "Open_ES"  # any distribution-based strategy of evosax, by its name there
     population: int = 64  # candidates per generation (even: they form pairs)
     lives: int = 1  # agents trained per candidate and environment, each from another key
+    racing: float = 1.0  # share of the candidates that go on from each life to the next; the others' lives are saved
     shared_keys: Literal["pair", "population"] = "population"  # which candidates share a task and its random keys
     shaping: str = "centred_rank"  # what a candidate's fitness becomes: centred_rank, z_score, pairwise, or yours
     sigma: float = 0.03  # standard deviation of the perturbations (their start, where a strategy adapts it)
@@ -85,6 +86,17 @@ class EvolutionConfig(SearchConfig):
                 raise ValueError(f"{name} must be in (0, 1], and is {getattr(self, name)}.")
         if self.shared_keys not in ("pair", "population"):
             raise ValueError(f"shared_keys must be 'pair' or 'population', and is {self.shared_keys!r}.")
+        if not 0 < self.racing <= 1:
+            raise ValueError(f"racing must be in (0, 1], and is {self.racing}.")
+        if self.racing < 1 and self.lives < 2:
+            raise ValueError(
+                f"racing {self.racing} needs lives of at least 2, because candidates stop between lives, and lives is "
+                f"{self.lives}."
+            )
+        if self.racing < 1 and self.shared_keys != "population":
+            raise ValueError(
+                f"racing compares all candidates in the same tasks: set shared_keys to 'population', not {self.shared_keys!r}."
+            )
         SHAPINGS.require(self.shaping)
 
     @property
@@ -93,7 +105,7 @@ class EvolutionConfig(SearchConfig):
 
     @property
     def lives_per_item(self) -> int:
-        return 2 * self.lives
+        return 2 * (self.lives if self.racing == 1 else 1)
 
     def build(self, problem):
         return plugs.resolve("discover.searches.evolution_search:EvolutionSearch")(self, problem)

@@ -13,6 +13,7 @@ import numpy as np
 import learned_objectives as lo
 from discover.formats import number
 from discover.plugins import blame, is_array, returned
+from discover.searches import racing
 from discover.searches.evolution import SHAPINGS, Evolution, EvolutionConfig
 from discover.searches.problem import Problem
 from discover.searches.search import Search, like
@@ -58,16 +59,42 @@ class EvolutionSearch(Search):
 
         return jax.jit(tell)
 
+    @cached_property
+    def _tell_ranks(self):
+        return jax.jit(self.evolution.tell)
+
     def step(self, state: PyTree, generation: int) -> tuple[PyTree, dict[str, Any]]:
         population, state = self._ask(self.problem.key("ask", generation), state, jnp.int32(generation))
+        if self.config.racing < 1:
+            return self._race(state, population, generation)
         fitness = self.problem.fitness(population, self.problem.key("life", generation), **self._sharing)
         state = self._tell(self.problem.key("tell", generation), population, fitness, state)
+        return state, summarise(fitness, self.problem.recipe.envs)
+
+    def _race(self, state: PyTree, population: PyTree, generation: int) -> tuple[PyTree, dict[str, Any]]:
+        """A step in which candidates that lose in the first lives have no later ones."""
+        c, key = self.config, self.problem.key
+        fitness, ranks = racing.race(
+            self.problem,
+            population,
+            key("life", generation),
+            SHAPINGS[c.shaping],
+            share=c.racing,
+            rounds=c.lives,
+        )
+        state = self._tell_ranks(key("tell", generation), population, fitness, state, ranks)
         return state, summarise(fitness, self.problem.recipe.envs)
 
     @property
     def _sharing(self) -> dict[str, Any]:
         shared = "population" if self.config.shared_keys == "population" else "group"
-        return {"lives": self.config.lives, "shared_keys": shared}
+        return {"lives": self.config.lives_per_item // 2, "shared_keys": shared}
+
+    @property
+    def updates_per_step(self) -> float:
+        c = self.config
+        rounds = sum(racing.sizes(c.population, c.racing, c.lives)) / c.population if c.racing < 1 else 1
+        return super().updates_per_step * rounds
 
     def loop_seconds(self, state: PyTree) -> float:
         """As in `Search`, but with a fitness of zero: a generation of whole lives may take hours."""

@@ -44,6 +44,8 @@ class RollingConfig(EvolutionConfig):
             raise ValueError(f"window must be at least 1 update, and is {self.window}.")
         if not 0 <= self.late_window_weight < math.inf:
             raise ValueError(f"late_window_weight must not be negative, and is {self.late_window_weight}.")
+        if self.racing < 1:
+            raise ValueError(f"in rolling evolution all lives go on: racing must be 1, and is {self.racing}.")
         if self.strategy != "Open_ES":
             raise ValueError(f"rolling evolution has strategy Open_ES, and strategy is {self.strategy}.")
 
