@@ -59,7 +59,8 @@ def test_one_round_is_the_usual_ranking():
 def test_a_candidate_that_diverges_stops_first():
     asked, fitness, ranks = raced([[np.nan, 2, 3, 4], [0, 0, 1, 2]], 0.5)
     assert asked[1] == [2, 3]
-    assert np.isnan(fitness[0]) and ranks[0] == -0.5
+    assert np.isnan(fitness[0])
+    assert ranks[0] == -0.5
 
 
 def test_sizes_are_even_and_at_least_two():
@@ -119,6 +120,6 @@ def test_a_race_that_cannot_be_is_refused(changes, sentence):
 
 
 def test_lives_that_roll_on_do_not_race():
-    with pytest.raises(ValueError, match="racing must be 1, and is 0.5"):
+    with pytest.raises(ValueError, match="racing must be 1, and is 0"):
         replace(recipes.lpo_small().search, racing=0.5, lives=2)
     assert isinstance(recipes.lpo_small().search, RollingConfig)

@@ -36,7 +36,7 @@ def race(
     share: float,
     rounds: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The fitness of a generation, and what the strategy is told of it.
+    """The fitness of a generation, and the ranks by which the strategy learns from it.
 
     Args:
       population: leaves [P // 2, 2, ...].
