@@ -261,7 +261,7 @@ plots.legend(axis, plots.BAND)
 
 # %%
 _, state = discover.last_state(runs / "groove")
-buffer = state.search.buffer
+buffer = state.search.buffers[0]  # one for each environment
 filled = np.flatnonzero(buffer.number > 0)
 print(f"{int(buffer.entered)} worlds have entered, {len(filled)} of {memory} slots are filled")
 

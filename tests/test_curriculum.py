@@ -346,7 +346,7 @@ def test_an_antagonist_that_diverged_is_no_reference():
     )
     search = search_for(recipe).search
     keys = jax.random.split(jax.random.key(0), (1, 2))
-    task = jax.vmap(jax.vmap(search.setting.tasks))(keys)
+    task = jax.vmap(jax.vmap(search.worlds[0].setting.tasks))(keys)
     task = task.replace(learning_rate=jnp.float32([[40.0, np.inf]]))
     found = search._references(search._antagonist, (task, keys), np.ones((1, 2), bool), np.zeros((1, 2), np.float32))
     np.testing.assert_array_equal(np.isfinite(np.asarray(found)), [[True, False]])

@@ -60,6 +60,26 @@ def test_every_kind_of_strategy_climbs_a_quadratic(strategy):
     assert -quadratic(mean) < 0.05 < -quadratic(TEMPLATE)
 
 
+def test_random_search_keeps_the_best_and_draws_around_its_start():
+    """The expected mean is found by hand: the best of all candidates that there were."""
+    config = EvolutionConfig(strategy="RandomSearch", population=16, sigma=0.5)
+    evolution, state, _ = program(config, quadratic, centred_rank)
+    seen = []
+    for generation in range(5):
+        key = jax.random.fold_in(jax.random.key(1), generation)
+        population, state = evolution.ask(key, state, jnp.int32(generation))
+        seen.append(np.stack([np.asarray(x).reshape(-1) for x in jax.tree.leaves(population)], axis=-1))
+        fitness = quadratic(population)
+        state = evolution.tell(key, population, fitness, state, centred_rank(fitness))
+    every = np.concatenate(seen)
+    goal = np.array([float(x) for x in jax.tree.leaves(GOAL)])
+    best = every[np.argmin(((every - goal) ** 2).sum(-1))]
+    np.testing.assert_allclose([float(x) for x in jax.tree.leaves(evolution.mean(state))], best)
+    fresh = np.concatenate([x[1:] for x in seen])
+    assert abs(fresh.mean()) < 0.2
+    assert 0.4 < fresh.std() < 0.6
+
+
 @pytest.mark.parametrize("shaping", [centred_rank, z_score, pairwise])
 def test_every_shaping_climbs(shaping):
     config = EvolutionConfig(population=32, sigma=0.2, learning_rate=0.1)

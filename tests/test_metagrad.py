@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from gymnax.environments.spaces import Discrete
 
+import discover
 import learned_objectives as lo
 from discover.agents.agent import Agent, AgentConfig
 from discover.searches.curriculum import AssignedTask
+from discover.searches.families import FormulaConfig
 from discover.searches.metagrad import ESTIMATORS, MetaGrad, MetaGradConfig, Window
+from discover.searches.problem import Problem
+from discover.searches.recipe import Recipe
 from envs.gridworld import GridWorld, make_level, policy_evaluation
 from envs.probes import Probe
 from learned_objectives.mirror import generalised_advantage, normalise
@@ -500,3 +504,48 @@ def test_the_outer_critic_reaches_values_far_from_zero():
     assert exact.mean() > 2.5
     assert np.abs(value - exact).mean() < 0.15 * exact.mean()
     assert abs(mean.mean()) < 0.05 * deviation.mean()
+
+
+SEVERAL = Recipe(
+    objective=FormulaConfig("dpo"),
+    envs=("CartPole-v1", "Acrobot-v1"),
+    total_steps=256,
+    generations=4,
+    evaluate_every=2,
+    exported="last",
+    evaluation_seeds=2,
+    checkpoint_every=1,
+    agent=AgentConfig(num_envs=4, num_steps=16, num_epochs=4, learning_rate=0.05, hidden=(8,), normalise_reward=True),
+    search=MetaGradConfig(members=2, window=1, learning_rate=0.01, estimator="standard", entropy_coef=0.0),
+)
+
+
+def test_in_several_environments_the_step_follows_the_mean_of_their_gradients():
+    """The expected step is Adam's first, by hand, along the mean of the gradients in each environment."""
+    problem = Problem(SEVERAL)
+    search = SEVERAL.search.build(problem)
+    state = search.init()
+    births = [np.asarray(jax.random.key_data(members.state.key)) for members in state.members]
+    assert not (births[0] == births[1]).all()
+    sums = [world.window(state.objective, each)[0] for world, each in zip(search.worlds, state.members, strict=True)]
+    flat = [np.concatenate([np.asarray(x, np.float64).sum(0).ravel() for x in jax.tree.leaves(g)]) for g in sums]
+    assert all(np.abs(g).max() > 0 for g in flat)
+    mean = (flat[0] + flat[1]) / 4
+    after, row = search.step(state, 0)
+    np.testing.assert_allclose(row["meta"]["gradient_norm"], np.linalg.norm(mean), rtol=1e-4)
+    moved = [
+        np.asarray(new, np.float64) - np.asarray(old)
+        for new, old in zip(jax.tree.leaves(after.objective), jax.tree.leaves(state.objective), strict=True)
+    ]
+    np.testing.assert_allclose(np.ravel(moved), -0.01 * mean / (np.abs(mean) + 1e-8), rtol=1e-3, atol=1e-6)
+    assert problem.updates == search.updates_per_step == 2 * 2 * 2
+    assert {"reward/CartPole-v1", "reward/Acrobot-v1"} < row["meta"].keys()
+
+
+def test_in_several_environments_a_resumed_run_ends_with_the_same_bytes(tmp_path):
+    whole = discover.meta_train(SEVERAL, tmp_path / "whole")
+    discover.meta_train(dataclasses.replace(SEVERAL, generations=2), tmp_path / "parts")
+    parts = discover.meta_train(SEVERAL, tmp_path / "parts")
+    for a, b in zip(jax.tree.leaves(whole.objective), jax.tree.leaves(parts.objective), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row["meta"] for row in whole.rows if "meta" in row] == [row["meta"] for row in parts.rows if "meta" in row]

@@ -60,12 +60,16 @@ def _of_a_life(objective: Objective) -> dict[str, Figure]:
 
 
 def _of_curriculum(run: Path) -> dict[str, Figure]:
-    """The levels with the highest probability in a run's curriculum, if it has one of levels that can be drawn."""
+    """The levels with the highest probability in a run's curriculum, for every environment whose levels can be drawn."""
     recipe = recipe_in(run)
-    if recipe.curriculum.kind != "plr" or grid_world(make(recipe.envs[0])[0]) is None:
+    drawn = [e for e, name in enumerate(recipe.envs) if grid_world(make(name)[0]) is not None]
+    if recipe.curriculum.kind != "plr" or not drawn:
         return {}
     search, state = last_state(run)
-    buffer = state.search.buffer
-    if not (np.asarray(buffer.number) > 0).any():
-        return {}
-    return {"favourites.png": favourites(search.settings[0].agent.env, recipe.curriculum, buffer)}
+    found = {}
+    for e in drawn:
+        buffer = state.search.buffers[e]
+        if (np.asarray(buffer.number) > 0).any():
+            suffix = "" if len(recipe.envs) == 1 else f"-{recipe.envs[e].replace('/', '_')}"
+            found[f"favourites{suffix}.png"] = favourites(search.settings[e].agent.env, recipe.curriculum, buffer)
+    return found

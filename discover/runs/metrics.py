@@ -38,6 +38,7 @@ FIELDS = {
     "meta.meta_loss": "the loss whose gradient is the meta-gradient, regularisers included",
     "meta.critic_loss": "half the mean square error of the outer critic, before its fit",
     "meta.reward": "reward per environment step of the agents as they came out of the window",
+    "meta.reward/{env}": "the same by environment, where there are several",
     "meta.gradient_norm": "Euclidean norm of the meta-gradient; null where no group had a finite one, and the step was skipped",
     "meta.dropped_fraction": "share of the groups of members without a finite gradient",
     "meta.ended": "members whose life ended, and which were replaced",
@@ -63,6 +64,6 @@ def paths(row: Mapping[str, Any], envs: tuple[str, ...]) -> Iterator[str]:
                     [f"{name}.{{env}}.{key}" for key in inner] if isinstance(inner, dict) else [f"{name}.{{env}}"]
                 )
         elif name == "meta":
-            yield from (f"meta.{key}" for key in value)
+            yield from ("meta.reward/{env}" if key.startswith("reward/") else f"meta.{key}" for key in value)
         else:
             yield name

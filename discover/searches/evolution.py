@@ -20,19 +20,21 @@ from evosax.core.fitness_shaping import identity_fitness_shaping_fn
 from discover.names import unknown
 from discover.plugins import Registry
 from discover.searches.config import SearchConfig
+from discover.searches.random_search import RandomSearch
 from envs import plugs
 
 PyTree = Any
 
 # Left out: two that search by subspace or bisection and two with a covariance of their own, whose first step is not sigma
-# long; xNES, whose is sigma^2 long; and three that need more than a population and a mean.
+# long; xNES, whose is sigma^2 long; and two that need more than a population and a mean. evosax's random search needs more as
+# well, and ours takes its place.
 LEFT_OUT = {
     *("ASEBO", "GuidedES", "GradientlessDescent", "iAMaLGaM_Full", "iAMaLGaM_Univariate", "xNES"),
-    *("RandomSearch", "SV_CMA_ES", "SV_Open_ES"),
+    *("SV_CMA_ES", "SV_Open_ES"),
 }
 STRATEGIES: dict[str, type] = {
     name: strategy for name, strategy in algorithms.distribution_based_algorithms.items() if name not in LEFT_OUT
-}
+} | {"RandomSearch": RandomSearch}
 # These follow a gradient of the mean with our optimizer, and use fitness as it is shaped here. The others have step sizes and
 # recombination weights of their own.
 GRADIENT = {"Open_ES", "PGPE", "ARS", "ESMC", "NoiseReuseES", "PersistentES"}
@@ -42,7 +44,7 @@ GRADIENT = {"Open_ES", "PGPE", "ARS", "ESMC", "NoiseReuseES", "PersistentES"}
 class EvolutionConfig(SearchConfig):
     """Evolution strategies over the leaves of an objective: candidates in pairs, each judged by whole lives."""
 
-    strategy: str = "Open_ES"  # any distribution-based strategy of evosax, by its name there
+    strategy: str = "Open_ES"  # any distribution-based strategy of evosax, by its name there, or RandomSearch
     population: int = 64  # candidates per generation (even: they form pairs)
     lives: int = 1  # agents trained per candidate and environment, each from another key
     racing: float = 1.0  # share of the candidates that go on from each life to the next; the others' lives are saved

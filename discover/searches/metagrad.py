@@ -45,7 +45,7 @@ class MetaGradConfig(SearchConfig):
 
     chunk: int | Literal["auto"] = "auto"  # members that a device takes through a window at once; auto: what suits it
     estimator: str = "debiased"  # of the meta-gradient: debiased, standard, bootstrapped, or yours
-    members: int = 512  # agents in mid-life, side by side
+    members: int = 512  # agents in mid-life, side by side, in each environment
     window: int = 5  # K, updates that one meta-gradient goes through
     learning_rate: float = 1e-4  # of Adam on the objective's leaves
     max_grad_norm: float | None = None  # of the meta-gradient; None: as it is
