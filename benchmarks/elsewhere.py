@@ -1,6 +1,7 @@
 """Our drifts in a PPO that others wrote: `python -m benchmarks.elsewhere OBJECTIVE ...`, again to continue.
 
-rejax 0.1.3 trains MinAtar agents of its own, with a drift of ours as one line of its loss (benchmarks/rejax_agent.py). All
+rejax 0.1.3 trains MinAtar agents of its own, with a drift of ours as one line of its loss (benchmarks/rejax_agent.py). Where an
+objective also schedules the weights around its drift, it sets those of rejax's agent before every update. All
 objectives have the same agents, seeds and numbers of steps. The learning rate of a game is the one of `RATES` under which
 rejax's own PPO returns most, with seeds that are not used again. Agents are judged by fresh episodes at their end.
 
@@ -89,7 +90,7 @@ class Bench:
 def require_drift(name: str) -> None:
     """ValueError where an objective is none that rejax's agent can train."""
     objective = resolve_objective(name)
-    if type(objective) is not lo.Mirror:
+    if not isinstance(objective, lo.Mirror):
         raise ValueError(f"rejax's PPO takes a drift, and {name} is a {type(objective).__name__}.")
     if objective.needs_statistics:
         raise ValueError(f"rejax's agent computes no statistics of its updates, and {name} reads them.")

@@ -1,4 +1,4 @@
-"""rejax's PPO with a drift of ours instead of its clip: `python -m benchmarks.rejax_agent SPEC` prints a line of JSON.
+"""rejax's PPO with a drift of ours instead of its clip, and with our schedules where an objective has them: `python -m benchmarks.rejax_agent SPEC` prints a line of JSON.
 
 Runs in the environment of `benchmarks.peer_env`, which has rejax and, of our dependencies, those of
 `learned_objectives`. SPEC is JSON with the fields of `Life`.
@@ -20,6 +20,7 @@ from rejax.evaluate import evaluate
 import learned_objectives as lo
 
 EPISODES = 64  # by whose mean return an agent is judged at its end
+WEIGHTS = {"gae_lambda": 0.95, "clip_eps": 0.2, "vf_coef": 0.5, "ent_coef": 0.01}  # of rejax's own PPO
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,56 @@ class Life:
 
 
 class MirrorPPO(PPO):
-    """rejax's PPO, in whose loss of the policy the clipped surrogate is that of a drift."""
+    """rejax's PPO, in whose loss of the policy the clipped surrogate is that of a drift.
 
-    drift: Any = struct.field(default=None)
+    A `ScheduledMirror` also sets rejax's weights of entropy and value, its lambda and its value clip, before every update.
+    """
+
+    mirror: Any = struct.field(default=None)
+
+    def progress(self, steps):
+        """Of an update whose rollout begins after so many environment steps."""
+        return lo.Progress(jnp.float32(steps), jnp.float32(self.total_timesteps))
+
+    def train_iteration(self, ts):
+        if not isinstance(self.mirror, lo.ScheduledMirror):
+            return super().train_iteration(ts)
+        now = self.mirror.settings(self.progress(ts.global_step))
+        scheduled = self.replace(
+            gae_lambda=now.gae_lambda, ent_coef=now.entropy_coef, vf_coef=now.value_coef, clip_eps=now.value_clip
+        )
+        return PPO.train_iteration(scheduled, ts)
 
     def update_actor(self, ts, batch):
-        before = ts.global_step - self.num_envs * self.num_steps  # environment steps before this rollout
-        progress = lo.Progress(jnp.float32(before), jnp.float32(self.total_timesteps))
+        progress = self.progress(ts.global_step - self.num_envs * self.num_steps)
         seen, advantage = batch.trajectories, batch.advantages
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         def loss(params):
             log_prob, entropy = self.actor.apply(params, seen.obs, seen.action, method="log_prob_entropy")
-            surrogate = self.drift.surrogate(log_prob - seen.log_prob, advantage, progress)
+            surrogate = self.mirror.drift.surrogate(log_prob - seen.log_prob, advantage, progress)
             return -surrogate.mean() - self.ent_coef * entropy.mean()
 
         return ts.replace(actor_ts=ts.actor_ts.apply_gradients(grads=jax.grad(loss)(ts.actor_ts.params)))
 
 
+def require_weights(mirror: lo.ScheduledMirror) -> None:
+    """ValueError where the weights that the schedules multiply are not those of rejax's agent."""
+    found = {
+        "gae_lambda": mirror.gae_lambda,
+        "clip_eps": mirror.value_clip,
+        "vf_coef": mirror.value_coef,
+        "ent_coef": mirror.entropy_coef,
+    }
+    if found != WEIGHTS:
+        raise ValueError(f"the schedules of this objective multiply {found}, and rejax's agent has {WEIGHTS}.")
+
+
 def algorithm(life: Life) -> PPO:
     """The algorithm that a life is trained by."""
     mirror = lo.load(life.objective) if life.objective else None
+    if isinstance(mirror, lo.ScheduledMirror):
+        require_weights(mirror)
     algo = (MirrorPPO if mirror else PPO).create(
         env=life.env,
         agent_kwargs={"activation": "relu", "hidden_layer_sizes": (64, 64)},
@@ -70,14 +100,11 @@ def algorithm(life: Life) -> PPO:
         learning_rate=life.learning_rate,
         max_grad_norm=0.5,
         gamma=0.99,
-        gae_lambda=0.95,
-        clip_eps=0.2,
-        vf_coef=0.5,
-        ent_coef=0.01,
+        **WEIGHTS,
         total_timesteps=life.total_steps,
         eval_freq=life.total_steps,
         skip_initial_evaluation=True,
-        **({"drift": mirror.drift} if mirror else {}),
+        **({"mirror": mirror} if mirror else {}),
     )
 
     def returns(algo, ts, key):

@@ -61,6 +61,22 @@ def after(objective):
 
 (own, a), (ours, b), (_, c) = after(""), after("ppo"), after("dpo")
 assert own is PPO is not ours
+
+# A schedule is what it says: lambda of 0.975 and half the entropy weight are rejax's own PPO with these settings.
+import jax.numpy as jnp, learned_objectives as lo
+numbers = jnp.log(jnp.array([[0.5, 2.0, 0.5, 1.0]]))
+mirror = lo.ScheduledMirror.create(lo.Clip(0.2)).replace(numbers=numbers, entropy_coef=0.01, value_clip=0.2)
+lo.save(mirror, "FILE")
+
+def trained(algo):
+    return jax.jit(algo.train_iteration)(algo.init_state(jax.random.PRNGKey(0)))
+
+scheduled = trained(algorithm(Life("CartPole-v1", 8192, "FILE", 1e-3, 1, 0)))
+own = algorithm(Life("CartPole-v1", 8192, "", 1e-3, 1, 0)).replace(ent_coef=0.005, vf_coef=1.0, gae_lambda=0.975)
+for x, y in zip(jax.tree.leaves(scheduled.actor_ts.params), jax.tree.leaves(trained(own).actor_ts.params)):
+    np.testing.assert_allclose(x, y, atol=1e-3)
+for x, y in zip(jax.tree.leaves(scheduled.critic_ts.params), jax.tree.leaves(trained(own).critic_ts.params)):
+    np.testing.assert_allclose(x, y, atol=1e-5)
 gap = lambda x, y: max(float(np.abs(m - n).max()) for m, n in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
 print(gap(a, b), gap(a, c))
 """
@@ -76,13 +92,13 @@ def test_what_rejax_cannot_train_is_refused_before_anything_is_trained(tmp_path,
 
 
 @pytest.mark.slow
-def test_ppo_as_a_drift_is_the_ppo_of_rejax():
+def test_ppo_as_a_drift_is_the_ppo_of_rejax_and_schedules_are_its_settings(tmp_path):
     try:
         interpreter = peer_env.python()
     except peer_env.PeerEnvError as error:
         pytest.skip(f"rejax cannot be installed: {error}")
     done = subprocess.run(
-        [interpreter, "-W", "ignore", "-c", ONE_STEP],
+        [interpreter, "-W", "ignore", "-c", ONE_STEP.replace("FILE", str(tmp_path / "scheduled.safetensors"))],
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
