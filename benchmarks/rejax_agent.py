@@ -1,4 +1,6 @@
-"""rejax's PPO with a drift of ours instead of its clip, and with our schedules where an objective has them: `python -m benchmarks.rejax_agent SPEC` prints a line of JSON.
+"""rejax's PPO with a drift of ours instead of its clip: `python -m benchmarks.rejax_agent SPEC` prints a line of JSON.
+
+Where an objective schedules the weights around its drift, rejax's agent has these weights too.
 
 Runs in the environment of `benchmarks.peer_env`, which has rejax and, of our dependencies, those of
 `learned_objectives`. SPEC is JSON with the fields of `Life`.
