@@ -24,6 +24,7 @@ RECIPES = (
     ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),
+    *("lpg_networks_small", "ta_lpg_networks_small"),
 )
 FORMULAS = ("a2c", "dpo", "mdpo", "ppo")  # objectives that are shipped without a file
 ENVIRONMENTS = (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from discover.agents.config import AgentConfig
-from discover.agents.setups import GRID, MINATAR, LossConfig
+from discover.agents.setups import GRID, MINATAR, SHUFFLED_GRID, LossConfig
 from discover.names import unknown
 from discover.searches.curriculum import CurriculumConfig
 from discover.searches.evolution import EvolutionConfig
@@ -281,6 +281,37 @@ def lpg_es_small() -> Recipe:
     return replace(ta_lpg_small(), name="lpg_es_small", objective=SMALL_LPG)
 
 
+def lpg_networks_small() -> Recipe:
+    """LPG for agents that are networks, by evolution from A2C on, for two cores.
+
+    Generation 0 was taught A2C's targets, so it trains network agents from the start (`discover.searches.imitation`). Lives are
+    log-uniform from 2^15 to 2^17 steps, in two games of MinAtar, CartPole and a grid world whose cells are shuffled.
+    """
+    return Recipe(
+        name="lpg_networks_small",
+        objective=LPGConfig(cell="gru", hidden=16, predictions=16, see_gamma=False, start="a2c"),
+        envs=("CartPole-v1", "Breakout-MinAtar", "SpaceInvaders-MinAtar", "gridworld/rand_small"),
+        total_steps=2**15,
+        longest_steps=2**17,
+        generations=60,
+        evaluate_every=20,
+        evaluation_seeds=8,
+        checkpoint_every=5,
+        exported="last",
+        agent=replace(SHUFFLED_GRID.agent, normalise_reward=True, learning_rate=2e-3),
+        rate_spread=2.0,
+        constant_rates=0.25,
+        loss=SHUFFLED_GRID.loss,
+        search=EvolutionConfig(population=64, sigma=0.03, learning_rate=0.01),
+    )
+
+
+def ta_lpg_networks_small() -> Recipe:
+    """`lpg_networks_small` whose rule also sees n/N and log N."""
+    base = lpg_networks_small()
+    return replace(base, name="ta_lpg_networks_small", objective=replace(base.objective, time_aware=True))
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
@@ -288,6 +319,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         *(soft_clip_small, ta_soft_clip_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
+        *(lpg_networks_small, ta_lpg_networks_small),
     )
 }
 
