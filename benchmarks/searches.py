@@ -28,7 +28,8 @@ from discover.plots.style import cycle, legend
 from discover.runs.store import write_text
 from discover.searches.config import SearchConfig
 from discover.searches.evolution import EvolutionConfig
-from discover.searches.families import LPOConfig, ObjectiveConfig, SoftClipConfig
+from discover.searches.families import LPOConfig, SoftClipConfig
+from discover.searches.family import ObjectiveConfig
 from discover.searches.metagrad import MetaGradConfig
 from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe

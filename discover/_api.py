@@ -11,7 +11,8 @@ from discover.runs import recipes
 from discover.runs.loop import last_state, meta_train
 from discover.searches.config import SearchConfig
 from discover.searches.evolution import EvolutionConfig
-from discover.searches.families import LPGConfig, LPOConfig, ObjectiveConfig
+from discover.searches.families import LPGConfig, LPOConfig
+from discover.searches.family import ObjectiveConfig
 from discover.searches.metagrad import MetaGradConfig
 from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe

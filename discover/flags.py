@@ -30,7 +30,7 @@ SETTINGS = {  # classes whose fields are flags with a prefix, and their modules
     "LPOConfig": "searches/families",
     "LossConfig": "agents/setups",
     "MetaGradConfig": "searches/metagrad",
-    "ObjectiveConfig": "searches/families",
+    "ObjectiveConfig": "searches/family",
     "Recipe": "searches/recipe",
     "RollingConfig": "searches/rolling_search",
     "SearchConfig": "searches/config",

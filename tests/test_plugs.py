@@ -23,7 +23,8 @@ from discover.runs.dry_run import dry_run
 from discover.searches.config import SEARCHES, search_config
 from discover.searches.curriculum import SCORES, CurriculumConfig, fields_read
 from discover.searches.evolution import SHAPINGS, EvolutionConfig
-from discover.searches.families import FAMILIES, OwnObjective, objective_config
+from discover.searches.family import FAMILIES
+from discover.searches.family_of import OwnObjective, objective_config
 from discover.searches.metagrad import ESTIMATORS, MetaGradConfig
 from discover.searches.recipe import recipe_in, recipe_of
 from discover.searches.registry import search_for

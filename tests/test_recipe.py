@@ -11,7 +11,8 @@ import pytest
 import learned_objectives as lo
 from discover import LPOConfig, recipes
 from discover.console import Advice
-from discover.searches.families import SoftClipConfig, TunedPPOConfig, objective_config
+from discover.searches.families import SoftClipConfig, TunedPPOConfig
+from discover.searches.family_of import objective_config
 from discover.searches.recipe import recipe_of
 
 

@@ -12,7 +12,8 @@ from discover import recipes
 from discover.agents.agent import Agent
 from discover.agents.distributions import Categorical, Gaussian, MultiCategorical
 from discover.searches.evolution import EvolutionConfig
-from discover.searches.families import SoftClipConfig, objective_config
+from discover.searches.families import SoftClipConfig
+from discover.searches.family_of import objective_config
 from learned_objectives.soft_clip import NUMBERS, SIGNS, hinge
 
 

@@ -17,7 +17,7 @@ from discover.names import split_recipe
 from discover.progress import bar
 from discover.runs.recipes import get
 from discover.searches.config import search_config
-from discover.searches.families import objective_config
+from discover.searches.family_of import objective_config
 from discover.searches.recipe import Recipe
 
 

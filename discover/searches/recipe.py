@@ -18,7 +18,9 @@ from discover.agents.setups import LossConfig
 from discover.console import advise
 from discover.searches.config import SEARCHES, SearchConfig, search_config
 from discover.searches.curriculum import CurriculumConfig
-from discover.searches.families import LPGConfig, LPOConfig, ObjectiveConfig, objective_config, template_of
+from discover.searches.families import LPGConfig, LPOConfig
+from discover.searches.family import ObjectiveConfig
+from discover.searches.family_of import objective_config, template_of
 from discover.searches.versions import migrated
 from discover.settings import as_dict, rebuild
 
