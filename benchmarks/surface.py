@@ -1,0 +1,244 @@
+"""Objectives read off a response surface: `python -m benchmarks.surface`; resumable, an hour on two idle cores.
+
+A design of experiments (Box and Wilson 1951, J. Royal Stat. Soc. B 13). Candidates are PPO with all sixteen numbers of a soft
+clip and its schedules drawn from N(0, 0.35^2), and as many numbers that are multiplied by n/N (`learned_objectives.SoftClip`,
+`ScheduledMirror`). Each trains one agent in each game, at each length N of life. In every game and length a ridge regression
+gives the effect of every number:
+
+    log F_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i| + e_i
+
+z the numbers in units of 0.35, z' those of n/N, |z| of those of which only the absolute value counts. Its penalty is the one that
+predicts candidates best which were left out.
+
+A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
+
+    mean over games and lengths of Phi((beta . x(N) + gamma . x' + delta . |x(N)|) / (sqrt(2) s))
+
+within ||x(N)||^2 + ||x'||^2 / 3 <= R^2, where x(N) = a + c (log10 N - 5.5) and s is the deviation of the residuals. This is the
+predicted probability that a seed returns more than one of PPO. All families are read off the same lives.
+
+Cells are kept in runs/surface. Writes benchmarks/results/surface.json, and the objectives to --objectives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+import scipy.stats
+
+import learned_objectives as lo
+from benchmarks.record import ROOT, provenance
+from benchmarks.sensitivity import EVEN, NAMES, SIGMA
+from discover import recipes
+from discover.runs.store import write_text
+from discover.searches.families import SoftClipConfig
+from discover.searches.problem import Problem
+
+ENVS = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar")
+PARTS = {65_536: (128, 128), 262_144: (64, 64), 1_048_576: (40, 40)}  # candidates, by length of life
+SEED = 78
+PPO = [NAMES.index(x) for x in ("width (A > 0)", "width (A < 0)", "entropy_coef", "value_coef", "lambda", "value_clip")]
+RADII = (1.5, 2.5)  # R, in units of SIGMA
+
+
+@dataclass(frozen=True)
+class Family:
+    """Which numbers may move, and whether with log10 N and n/N."""
+
+    numbers: tuple[int, ...]
+    time_aware: bool
+
+
+EVERY = tuple(range(len(NAMES)))
+FAMILIES = {
+    "tuned_ppo": Family(tuple(PPO), False),
+    "ta_tuned_ppo": Family(tuple(PPO), True),
+    "clip": Family(EVERY, False),
+    "ta_clip": Family(EVERY, True),
+}
+
+
+def problem_of(steps: int) -> Problem:
+    return Problem(
+        replace(
+            recipes.soft_clip_small(),
+            objective=SoftClipConfig(time_aware=True, schedules=True),
+            envs=ENVS,
+            total_steps=steps,
+            longest_steps=None,
+            rate_spread=1.0,
+            constant_rates=0.0,
+        )
+    )
+
+
+def measure(problem: Problem, count: int, part: int) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers f64[C, 2, 16] in units of SIGMA, constant and of n/N; final returns f64[C, E])."""
+    leaves, form = jax.tree.flatten(problem.template)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), part), len(leaves))
+    # The row of log10 N stays zero: lengths are compared, and do not vary within a cell.
+    drawn = [jax.random.normal(key, (count, *x.shape)).at[:, 2].set(0.0) for key, x in zip(keys, leaves, strict=True)]
+    candidates = form.unflatten([(x + SIGMA * z)[:, None] for x, z in zip(leaves, drawn, strict=True)])
+    found = problem.fitness(candidates, problem.key("step", part), shared_keys="group")
+    numbers = np.concatenate([np.asarray(z)[:, :2].reshape(count, 2, -1) for z in drawn], axis=2)
+    return np.asarray(numbers, np.float64), np.asarray(found, np.float64)[:, 0]
+
+
+def cells(place: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """By length of life: (numbers f64[C, 2, 16], final returns f64[C, E]), from disk where they are there."""
+    place.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for steps, counts in PARTS.items():
+        parts = []
+        for part, count in enumerate(counts):
+            path = place / f"{steps}-{part}.npz"
+            if not path.exists():
+                print(f"{count} candidates of {steps:,} environment steps in {len(ENVS)} games", flush=True)
+                z, f = measure(problem_of(steps), count, part)
+                np.savez(path, Z=z, f=f)
+            with np.load(path) as cell:
+                parts.append((cell["Z"].astype(np.float64), cell["f"].astype(np.float64)))
+        found[steps] = tuple(np.concatenate(x) for x in zip(*parts, strict=True))
+    return found
+
+
+def features(z: np.ndarray) -> np.ndarray:
+    """f64[C, 2, 16] -> f64[C, 16 + 16 + len(EVEN)]: the constant numbers, those of n/N, and absolute values at mid-life."""
+    return np.concatenate([z[:, 0], z[:, 1], np.abs(z[:, 0] + 0.5 * z[:, 1])[:, EVEN]], axis=1)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The regression of one game and length. `effect` of features, in residual deviations of log F."""
+
+    effect: np.ndarray
+    explained: float  # of left-out candidates
+    penalty: float
+
+
+def fitted(z: np.ndarray, returned: np.ndarray) -> Surface:
+    """The ridge regression of returns f64[C] on numbers f64[C, 2, 16]. Its penalty predicts left-out candidates best."""
+    known = np.isfinite(returned)
+    x, y = features(z[known]), np.log(np.maximum(returned[known], 1e-3))
+    x, y = x - x.mean(0), y - y.mean()
+    fits = [_ridge(x, y, penalty) for penalty in np.geomspace(1.0, 1000.0, 13)]
+    error, penalty, beta, noise = min(fits, key=lambda fit: fit[0])
+    return Surface(beta / noise, 1.0 - error / float(y @ y), penalty)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[float, float, np.ndarray, float]:
+    """(sum of squared errors of left-out candidates, the penalty, coefficients, deviation of the residuals)."""
+    inverse = np.linalg.inv(x.T @ x + penalty * np.eye(x.shape[1]))
+    beta = inverse @ (x.T @ y)
+    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) + 1.0 / len(y)
+    residual = y - x @ beta
+    left_out = residual / (1.0 - leverage)
+    noise = np.sqrt(residual @ residual / (len(y) - leverage.sum()))
+    return float(left_out @ left_out), float(penalty), beta, float(noise)
+
+
+def better(surface: Surface, constant: np.ndarray, late: np.ndarray) -> float:
+    """The predicted probability that a seed under these numbers returns more than one of PPO."""
+    gain = features(np.stack([constant, late])[None])[0] @ surface.effect
+    return float(scipy.stats.norm.cdf(gain / np.sqrt(2.0)))
+
+
+def unpack(family: Family, x: np.ndarray) -> np.ndarray:
+    """f64[3, 16]: rows 1, n/N and log10 N - 5.5 of the numbers."""
+    rows = np.zeros((3, len(NAMES)))
+    shape = (3 if family.time_aware else 1, len(family.numbers))
+    rows[: shape[0], list(family.numbers)] = x.reshape(shape)
+    return rows
+
+
+def at_length(rows: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(constant numbers, those of n/N) in lives of this length."""
+    return rows[0] + rows[2] * (np.log10(steps) - 5.5), rows[1]
+
+
+def read_off(family: Family, surfaces: dict[tuple[str, int], Surface], radius: float) -> np.ndarray:
+    """The rows f64[3, 16] of the family that maximise the mean probability within the radius, in units of SIGMA."""
+    lengths = sorted({steps for _, steps in surfaces})
+    size = len(family.numbers) * (3 if family.time_aware else 1)
+
+    def loss(x):
+        rows = unpack(family, x)
+        return -np.mean([better(s, *at_length(rows, steps)) for (_, steps), s in surfaces.items()])
+
+    def room(x):
+        rows = unpack(family, x)
+        pairs = [at_length(rows, steps) for steps in lengths]
+        return np.array([radius**2 - (a @ a) - (b @ b) / 3.0 for a, b in pairs])
+
+    rng, best = np.random.default_rng(0), None
+    for _ in range(4):
+        start = 0.1 * rng.normal(size=size)
+        found = scipy.optimize.minimize(
+            loss, start, method="SLSQP", constraints={"type": "ineq", "fun": room}, options={"maxiter": 200}
+        )
+        if best is None or found.fun < best.fun:
+            best = found
+    return unpack(family, best.x)
+
+
+def objective_of(family: Family, rows: np.ndarray, template: lo.ScheduledMirror) -> lo.ScheduledMirror:
+    """The objective of rows f64[3, 16] in units of SIGMA."""
+    values = jnp.asarray(SIGMA * rows, jnp.float32)
+    if not family.time_aware:
+        drift = lo.SoftClip.create(epsilon=template.drift.epsilon).replace(numbers=values[:1, :12].reshape(1, 2, 6))
+        return template.replace(drift=drift, numbers=values[:1, 12:], time_aware=False)
+    return template.replace(
+        drift=template.drift.replace(numbers=values[:, :12].reshape(3, 2, 6)), numbers=values[:, 12:]
+    )
+
+
+def row_of(env: str, steps: int, surface: Surface, count: int) -> dict[str, Any]:
+    named = [*NAMES, *(f"n/N {name}" for name in NAMES), *(f"|{NAMES[j]}|" for j in EVEN)]
+    return {
+        "env": env,
+        "total_steps": steps,
+        "candidates": count,
+        "explained": round(surface.explained, 3),
+        "penalty": round(surface.penalty, 2),
+        "effects": {name: round(float(e), 3) for name, e in zip(named, surface.effect, strict=True)},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=Path, default=ROOT / "runs/surface", help="where trained cells are kept")
+    parser.add_argument("--objectives", type=Path, default=ROOT / "runs/surface", help="where objectives are written")
+    args = parser.parse_args(argv)
+    found = cells(args.cells)
+    surfaces = {(env, n): fitted(z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)}
+    report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "families": {}}
+    report["rows"] = [row_of(env, n, s, len(found[n][0])) for (env, n), s in surfaces.items()]
+    template = problem_of(min(PARTS)).template
+    for name, family in FAMILIES.items():
+        for radius in RADII:
+            rows = read_off(family, surfaces, radius)
+            predicted = {f"{env}, {n:,}": round(better(s, *at_length(rows, n)), 3) for (env, n), s in surfaces.items()}
+            label = f"{name}-{radius:g}"
+            lo.save(objective_of(family, rows, template), args.objectives / f"{label}.safetensors")
+            report["families"][label] = {
+                "predicted P(better than PPO)": predicted,
+                "mean": round(float(np.mean(list(predicted.values()))), 3),
+                "numbers": {n: [round(SIGMA * x, 3) for x in column] for n, column in zip(NAMES, rows.T, strict=True)},
+            }
+            print(f"{label}: predicted P(better than PPO) {report['families'][label]['mean']:.3f}", flush=True)
+    write_text(ROOT / "benchmarks/results/surface.json", json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
