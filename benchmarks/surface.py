@@ -5,10 +5,11 @@ clip and its schedules drawn from N(0, 0.35^2), and as many numbers that are mul
 `ScheduledMirror`). Each trains one agent in each game, at each length N of life. In every game and length a ridge regression
 gives the effect of every number:
 
-    log F_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i| + e_i
+    y_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i| + e_i
 
-z the numbers in units of 0.35, z' those of n/N, |z| of those of which only the absolute value counts. Its penalty is the one that
-predicts candidates best which were left out.
+y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the numbers in units of
+0.35, z' those of n/N, |z| those of which only the absolute value counts. The penalty is the one that predicts left-out candidates
+best.
 
 A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
 
@@ -119,17 +120,22 @@ def features(z: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Surface:
-    """The regression of one game and length. `effect` of features, in residual deviations of log F."""
+    """The regression of one game and length. `effect` of features, in deviations of the residuals."""
 
     effect: np.ndarray
     explained: float  # of left-out candidates
     penalty: float
 
 
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """f64[C]: quantiles of the normal distribution in the order of the values, so that an agent that collapsed is no outlier."""
+    return scipy.stats.norm.ppf((scipy.stats.rankdata(values) - 0.5) / len(values))
+
+
 def fitted(z: np.ndarray, returned: np.ndarray) -> Surface:
     """The ridge regression of returns f64[C] on numbers f64[C, 2, 16]. Its penalty predicts left-out candidates best."""
     known = np.isfinite(returned)
-    x, y = features(z[known]), np.log(np.maximum(returned[known], 1e-3))
+    x, y = features(z[known]), normal_scores(returned[known])
     x, y = x - x.mean(0), y - y.mean()
     fits = [_ridge(x, y, penalty) for penalty in np.geomspace(1.0, 1000.0, 13)]
     error, penalty, beta, noise = min(fits, key=lambda fit: fit[0])
