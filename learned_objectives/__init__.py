@@ -9,7 +9,7 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
-from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
+from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
     ObjectiveFileError,
@@ -24,18 +24,23 @@ from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.probe import probe
 from learned_objectives.soft_clip import SoftClip
+from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
 
 __all__ = [
     "DPO",
     "KL",
     "LPG",
     "LPO",
+    "SPO",
     "AsymmetricClip",
     "Clip",
     "Drift",
     "DriftLawError",
+    "GroupMirror",
+    "HLGaussMirror",
     "LPGTargets",
     "Mirror",
+    "MunchausenMirror",
     "NoDrift",
     "Objective",
     "ObjectiveFileError",
@@ -45,6 +50,7 @@ __all__ = [
     "ScheduledMirror",
     "SoftClip",
     "Statistics",
+    "Tsallis",
     "available",
     "card",
     "load",

@@ -145,6 +145,49 @@ class KL(Drift):
         return jnp.abs(self.weight) / temperature * jax.nn.relu(divergence)
 
 
+class SPO(Drift):
+    """D = |A| (r - 1)^2 / (2 epsilon): Simple Policy Optimization.
+
+    r A - D is largest at r = 1 + sign(A) epsilon, where PPO's clip begins, and falls beyond it. Only epsilon's magnitude counts.
+    Reference: Xie et al. 2024, arXiv:2401.16025.
+    """
+
+    epsilon: jax.Array | float = 0.2
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        return jnp.abs(advantage) * jnp.expm1(log_ratio) ** 2 / (2.0 * jnp.maximum(jnp.abs(self.epsilon), 1e-3))
+
+
+class Tsallis(Drift):
+    """D = |weight| (r^q - 1 - q (r - 1)) / (q (q - 1)): a constant penalty on a Tsallis divergence of order q.
+
+        q = 0    r - 1 - log r          KL(pi_old || pi) in expectation: TRPO's constraint, as a penalty
+        q = 1    r log r - r + 1        KL(pi || pi_old): mirror descent at a constant temperature
+        q = 2    (r - 1)^2 / 2          half the chi-squared divergence
+
+    The expectation under pi_old is the divergence, and every sample is non-negative. q is static and in [-1, 3].
+    References: Schulman et al. 2015 (the penalty, section 4), arXiv:1502.05477; Zhu et al. 2023 (Tsallis), arXiv:2301.11476.
+    """
+
+    weight: jax.Array | float = 1.0
+    q: float = struct.field(pytree_node=False, default=1.0)
+
+    def __call__(self, log_ratio, advantage, progress=None):
+        change = jnp.expm1(log_ratio)
+        if self.q == 0:
+            divergence = change - log_ratio
+        elif self.q == 1:
+            divergence = jnp.exp(log_ratio) * log_ratio - change
+        else:
+            divergence = (jnp.expm1(self.q * log_ratio) - self.q * change) / (self.q * (self.q - 1.0))
+        return jnp.abs(self.weight) * jax.nn.relu(divergence)
+
+    def validate(self) -> None:
+        """Raise ValueError with a sentence if the order is out of range, as in a file made by hand."""
+        if not (isinstance(self.q, int | float) and -1 <= self.q <= 3):
+            raise ValueError(f"the order q of a Tsallis must be in [-1, 3], and is {self.q!r}.")
+
+
 def constant_from_gain(gain: jax.Array, advantage: jax.Array) -> jax.Array:
     """The log r at which (r - 1) A reaches `gain` >= 0: f32[...]; 20 where A <= 0."""
     positive = advantage > 0

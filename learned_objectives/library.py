@@ -21,11 +21,12 @@ import safetensors
 import safetensors.numpy
 
 from learned_objectives.core import Objective
-from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
+from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.soft_clip import SoftClip
+from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
 
 FORMAT = "learned_objectives"
 SCHEMA = 2  # of the metadata; raise it when an older reader would misread a newer file
@@ -38,7 +39,10 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip)
+OURS = (
+    *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG),
+    *(NoDrift, Clip, AsymmetricClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
+)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
