@@ -14,6 +14,7 @@ import envs
 import learned_objectives as lo
 from discover.agents import rollout as ro
 from discover.agents.agent import Agent, AgentConfig
+from discover.agents.learning import Learner
 from discover.agents.networks import make_networks, orthogonalise
 from discover.agents.setups import usual_setup
 from discover.devices.plan import CPU
@@ -340,3 +341,39 @@ def test_agents_take_turns_where_one_fills_a_core(name, in_turn):
     x, y = jnp.arange(6.0).reshape(3, 2), jnp.arange(3.0)
     np.testing.assert_array_equal(agent.vmap(lambda x, y: x.sum() + y)(x, y), [1.0, 6.0, 11.0])
     assert ("scan" in str(jax.make_jaxpr(agent.vmap(lambda x: x.sum()))(x))) == in_turn
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", lambda g: g),
+        ("lion", np.sign),  # its momentum begins at zero
+        ("rmsprop", lambda g: g / np.sqrt(0.001 * g**2 + 1e-5)),  # eps is added before the root
+        ("adam", lambda g: g / (np.abs(g) + 1e-5)),
+    ],
+)
+def test_the_first_step_of_an_optimizer_by_hand(name, expected):
+    gradient = np.random.default_rng(0).normal(size=(3, 4))
+    rule = Learner(None, dataclasses.replace(SMALL, optimizer=name)).optimizer
+    params = {"kernel": jnp.zeros((3, 4))}
+    direction, _ = rule.update({"kernel": jnp.float32(gradient)}, rule.init(params), params)
+    np.testing.assert_allclose(direction["kernel"], expected(gradient), rtol=1e-3)
+
+
+def test_muon_makes_the_step_of_a_matrix_orthogonal_and_leaves_biases_to_adam():
+    rng = np.random.default_rng(1)
+    gradient = {"kernel": jnp.float32(rng.normal(size=(4, 4))), "bias": jnp.float32(rng.normal(size=4))}
+    rule = Learner(None, dataclasses.replace(SMALL, optimizer="muon")).optimizer
+    direction, _ = rule.update(gradient, rule.init(gradient), gradient)
+    values = np.linalg.svd(np.asarray(direction["kernel"], np.float64), compute_uv=False)
+    assert values.min() > 0.5  # five Newton-Schulz steps bring singular values to about one
+    assert values.max() < 1.5
+    # Nesterov's first step of Adam, by hand: 0.1 / (1 - 0.9) + 0.9 * 0.1 / (1 - 0.9^2).
+    np.testing.assert_allclose(direction["bias"], (1 + 0.09 / 0.19) * np.sign(gradient["bias"]), atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("rmsprop", 2e-3), ("lion", 3e-4), ("muon", 5e-3)])
+def test_an_agent_learns_with_every_optimizer(name, rate):
+    agent = AgentConfig(num_envs=4, num_steps=64, normalise_reward=True, learning_rate=rate, optimizer=name)
+    returns = discover.train("ppo", "CartPole-v1", total_steps=16_384, num_seeds=2, agent=agent, num_evals=4).returns
+    assert returns[:, -1].mean() > 2 * 21.2  # a random policy's

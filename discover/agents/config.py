@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from discover.agents.networks import ACTIVATIONS
 
@@ -31,13 +31,13 @@ class AgentConfig:
     num_starts: int | None = None  # starts per environment and rollout; None: num_steps, or 1 if resets are expensive
     num_epochs: int = 4  # passes over each rollout
     num_minibatches: int = 4  # gradient steps per pass; must divide num_envs * num_steps
-    optimizer: Literal["adam", "sgd"] = "adam"  # of the agent's parameters
+    optimizer: Literal["adam", "sgd", "rmsprop", "lion", "muon"] = "adam"  # of the agent's parameters
     learning_rate: float = 2.5e-4  # of that optimizer, at the start of a life
     anneal: bool = True  # learning rate to zero, linearly over the life
     max_grad_norm: float = 0.5  # global norm
     clip: Literal["joint", "separate"] = "joint"  # over the gradients of both networks, or of each
-    adam_b1: float = 0.9  # decay of the first moment
-    adam_b2: float = 0.999  # decay of the second moment
+    adam_b1: float = 0.9  # decay of the first moment; of Lion and Muon, of the momentum
+    adam_b2: float = 0.999  # decay of the second moment; of Lion, of the second average of gradients
     adam_eps: float = 1e-5  # added to the root of the second moment
     hidden: tuple[int, ...] = (64, 64)  # layer sizes of the actor and of the critic (separate networks)
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
@@ -70,7 +70,11 @@ class AgentConfig:
             self.products in ("float32", "bfloat16"),
             f"products must be float32 or bfloat16, and is {self.products!r}.",
         )
-        _require(self.optimizer in ("adam", "sgd"), f"optimizer must be adam or sgd, and is {self.optimizer!r}.")
+        optimizers = get_args(get_type_hints(AgentConfig)["optimizer"])
+        _require(
+            self.optimizer in optimizers,
+            f"optimizer must be one of {', '.join(optimizers)}, and is {self.optimizer!r}.",
+        )
         _require(
             len(self.hidden) > 0 and all(width >= 1 for width in self.hidden),
             f"hidden must name at least one layer, each at least 1 wide, and is {self.hidden}.",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from optax import contrib
 
 from discover.agents.config import AgentConfig
 from discover.agents.networks import Networks
@@ -17,6 +18,28 @@ from discover.devices import team
 from learned_objectives import Objective, Outputs, Progress, Rollout
 
 PyTree = Any
+
+
+def _adam(c: AgentConfig) -> optax.GradientTransformation:
+    # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
+    return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+
+
+def _muon(c: AgentConfig) -> optax.GradientTransformation:
+    """Muon for matrices and Adam for all other parameters, as optax has it, with its learning rate taken out."""
+    rule = contrib.muon(1.0, beta=c.adam_b1, adam_b1=c.adam_b1, adam_b2=c.adam_b2, adam_eps_root=1e-16)
+    return optax.chain(rule, optax.scale(-1.0))
+
+
+# The direction of a gradient step. References: Kingma & Ba 2015 (Adam), arXiv:1412.6980; Chen et al. 2023 (Lion),
+# arXiv:2302.06675; Jordan et al. 2024 (Muon), kellerjordan.github.io/posts/muon.
+OPTIMIZERS: dict[str, Callable[[AgentConfig], optax.GradientTransformation]] = {
+    "adam": _adam,
+    "sgd": lambda c: optax.identity(),
+    "rmsprop": lambda c: optax.scale_by_rms(c.adam_b2, c.adam_eps),
+    "lion": lambda c: optax.scale_by_lion(c.adam_b1, c.adam_b2),
+    "muon": _muon,
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +55,7 @@ class Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The direction of a step; its length, the learning rate, is the task's."""
-        c = self.config
-        if c.optimizer == "sgd":
-            return optax.identity()
-        # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
-        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+        return OPTIMIZERS[self.config.optimizer](self.config)
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state: one for all parameters, or one for each network if their gradients are clipped apart."""

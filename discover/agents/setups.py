@@ -156,13 +156,19 @@ def warn_if_far(objective: Objective, config: AgentConfig) -> None:
     over ten times as large or as small."""
     if not isinstance(objective, LPG):
         return
-    steps, rate, usual = config.num_epochs * config.num_minibatches, config.learning_rate, LPG_RATES[config.optimizer]
+    steps, rate, usual = (
+        config.num_epochs * config.num_minibatches,
+        config.learning_rate,
+        LPG_RATES.get(config.optimizer),
+    )
     far = []
     if steps > 1:
         far.append(
             f"it takes one gradient step per rollout, and these agents take {steps} (num_epochs, num_minibatches)"
         )
-    if not 0.1 <= rate / usual <= 10.0:
+    if usual is None:
+        far.append(f"its family was used with {' and '.join(LPG_RATES)}, and optimizer is {config.optimizer}")
+    elif not 0.1 <= rate / usual <= 10.0:
         far.append(f"its family was used with {config.optimizer} at about {usual:g}, and learning_rate is {rate:g}")
     if far:
         advise(
