@@ -2,14 +2,15 @@
 
 A design of experiments (Box and Wilson 1951, J. Royal Stat. Soc. B 13). Candidates are PPO with all sixteen numbers of a soft
 clip and its schedules drawn from N(0, 0.35^2), and as many numbers that are multiplied by n/N (`learned_objectives.SoftClip`,
-`ScheduledMirror`). Each trains one agent in each game, at each length N of life. In every game and length a ridge regression
-gives the effect of every number:
+`ScheduledMirror`). Each trains one agent in each game, at each length N of life. A regression gives the effect of every number in
+every game and length:
 
     y_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i| + e_i
 
 y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the numbers in units of
-0.35, z' those of n/N, |z| those of which only the absolute value counts. The penalty is the one that predicts left-out candidates
-best.
+0.35, z' those of n/N, |z| those of which only the absolute value counts. An effect is a sum of four normal parts: one of all
+games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e are those of
+the largest marginal likelihood (a Gaussian process with linear kernels).
 
 A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from discover.searches.families import SoftClipConfig
 from discover.searches.problem import Problem
 
 ENVS = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar")
-PARTS = {65_536: (128, 128), 262_144: (64, 64), 1_048_576: (40, 40)}  # candidates, by length of life
+PARTS = {65_536: (128,), 262_144: (64,), 1_048_576: (40, 40)}  # candidates, by length of life
 SEED = 78
 PPO = [NAMES.index(x) for x in ("width (A > 0)", "width (A < 0)", "entropy_coef", "value_coef", "lambda", "value_clip")]
 RADII = (1.5, 2.5)  # R, in units of SIGMA
@@ -123,8 +124,7 @@ class Surface:
     """The regression of one game and length. `effect` of features, in deviations of the residuals."""
 
     effect: np.ndarray
-    explained: float  # of left-out candidates
-    penalty: float
+    explained: float  # share of the variance of left-out candidates
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:
@@ -132,25 +132,38 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return scipy.stats.norm.ppf((scipy.stats.rankdata(values) - 0.5) / len(values))
 
 
-def fitted(z: np.ndarray, returned: np.ndarray) -> Surface:
-    """The ridge regression of returns f64[C] on numbers f64[C, 2, 16]. Its penalty predicts left-out candidates best."""
-    known = np.isfinite(returned)
-    x, y = features(z[known]), normal_scores(returned[known])
-    x, y = x - x.mean(0), y - y.mean()
-    fits = [_ridge(x, y, penalty) for penalty in np.geomspace(1.0, 1000.0, 13)]
-    error, penalty, beta, noise = min(fits, key=lambda fit: fit[0])
-    return Surface(beta / noise, 1.0 - error / float(y @ y), penalty)
+def fitted(cells: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]) -> dict[tuple[str, int], Surface]:
+    """The regressions of all cells together: numbers f64[C, 2, 16] and returns f64[C] by game and length."""
+    known = {cell: (z[np.isfinite(f)], f[np.isfinite(f)]) for cell, (z, f) in cells.items()}
+    x = np.concatenate([(rows := features(z)) - rows.mean(0) for z, _ in known.values()])
+    y = np.concatenate([normal_scores(f) for _, f in known.values()])
+    game = np.concatenate([[env] * len(f) for (env, _), (_, f) in known.items()])
+    length = np.concatenate([[n] * len(f) for (_, n), (_, f) in known.items()])
+    alike = [np.ones((len(y), len(y))), game[:, None] == game, length[:, None] == length]
+    alike.append(alike[1] & alike[2])
+    products = x @ x.T
 
+    def posterior(variances):
+        shared = sum(v * a for v, a in zip(variances, alike, strict=False))
+        inverse = np.linalg.inv(shared * products + variances[-1] * np.eye(len(y)))
+        return shared, inverse, inverse @ y
 
-def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[float, float, np.ndarray, float]:
-    """(sum of squared errors of left-out candidates, the penalty, coefficients, deviation of the residuals)."""
-    inverse = np.linalg.inv(x.T @ x + penalty * np.eye(x.shape[1]))
-    beta = inverse @ (x.T @ y)
-    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) + 1.0 / len(y)
-    residual = y - x @ beta
-    left_out = residual / (1.0 - leverage)
-    noise = np.sqrt(residual @ residual / (len(y) - leverage.sum()))
-    return float(left_out @ left_out), float(penalty), beta, float(noise)
+    def unlikelihood(log_variances):
+        _, inverse, weights = posterior(np.exp(log_variances))
+        return 0.5 * (y @ weights - np.linalg.slogdet(inverse)[1])
+
+    found = scipy.optimize.minimize(
+        unlikelihood, np.log([0.01, 0.01, 0.01, 0.01, 0.6]), method="L-BFGS-B", options={"maxiter": 30}
+    )
+    shared, inverse, weights = posterior(np.exp(found.x))
+    left_out = weights / np.diag(inverse)  # errors of the predictions of candidates from all others
+    surfaces = {}
+    for env, n in known:
+        mine = (game == env) & (length == n)
+        effect = (shared[mine][0] * weights) @ x
+        noise = left_out[mine].std()
+        surfaces[env, n] = Surface(effect / noise, 1.0 - float((left_out[mine] ** 2).sum() / (y[mine] ** 2).sum()))
+    return surfaces
 
 
 def better(surface: Surface, constant: np.ndarray, late: np.ndarray) -> float:
@@ -215,7 +228,6 @@ def row_of(env: str, steps: int, surface: Surface, count: int) -> dict[str, Any]
         "total_steps": steps,
         "candidates": count,
         "explained": round(surface.explained, 3),
-        "penalty": round(surface.penalty, 2),
         "effects": {name: round(float(e), 3) for name, e in zip(named, surface.effect, strict=True)},
     }
 
@@ -226,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--objectives", type=Path, default=ROOT / "runs/surface", help="where objectives are written")
     args = parser.parse_args(argv)
     found = cells(args.cells)
-    surfaces = {(env, n): fitted(z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)}
+    surfaces = fitted({(env, n): (z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)})
     report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "families": {}}
     report["rows"] = [row_of(env, n, s, len(found[n][0])) for (env, n), s in surfaces.items()]
     template = problem_of(min(PARTS)).template

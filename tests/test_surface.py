@@ -23,25 +23,44 @@ def lives(effects, late, noise, count=160, seed=0):
 def test_known_effects_are_found_in_units_of_the_noise():
     effects, late = np.zeros(len(NAMES)), np.zeros(len(NAMES))
     effects[WIDTH], late[LAMBDA] = 1.0, -0.8
-    found = surface.fitted(*lives(effects, late, noise=0.5, count=1000))
+    found = surface.fitted({("a", 512): lives(effects, late, noise=0.5, count=600)})["a", 512]
     assert found.effect[WIDTH] == pytest.approx(1.0 / 0.5, rel=0.1)
     assert found.effect[len(NAMES) + LAMBDA] == pytest.approx(-0.8 / 0.5, rel=0.1)
     rest = np.delete(found.effect, [WIDTH, len(NAMES) + LAMBDA])
-    assert np.abs(rest).max() < 0.2
+    assert np.abs(rest).max() < 0.25
     # Var of the signal over that of all: (1 + 0.64) / (1 + 0.64 + 0.25).
-    assert found.explained == pytest.approx(1.64 / 1.89, abs=0.08)
+    assert found.explained == pytest.approx(1.64 / 1.89, abs=0.05)
 
 
-def test_where_nothing_matters_the_penalty_shrinks_all_effects():
-    found = surface.fitted(*lives(np.zeros(len(NAMES)), np.zeros(len(NAMES)), noise=1.0))
+def test_where_nothing_matters_all_effects_are_small():
+    nothing = np.zeros(len(NAMES))
+    found = surface.fitted({("a", 512): lives(nothing, nothing, noise=1.0)})["a", 512]
     assert found.explained < 0.1
     assert np.abs(found.effect).max() < 0.3
+
+
+def test_a_cell_of_few_lives_learns_from_the_same_game_and_keeps_what_is_its_own():
+    """Width matters everywhere; lambda in one game alone. Twelve lives could not show either."""
+    width, both = np.zeros(len(NAMES)), np.zeros(len(NAMES))
+    width[WIDTH] = both[WIDTH] = 1.0
+    both[LAMBDA] = 1.0
+    nothing = np.zeros(len(NAMES))
+    cells = {
+        ("a", 512): lives(width, nothing, 0.5, 300, 1),
+        ("b", 512): lives(both, nothing, 0.5, 300, 2),
+        ("a", 1024): lives(width, nothing, 0.5, 12, 3),
+        ("b", 1024): lives(both, nothing, 0.5, 12, 4),
+    }
+    found = surface.fitted(cells)
+    for cell in cells:
+        assert found[cell].effect[WIDTH] > 0.8, cell
+        assert (found[cell].effect[LAMBDA] > 0.6) == (cell[0] == "b"), cell
 
 
 def test_the_probability_is_that_of_a_normal_difference():
     effect = np.zeros(2 * len(NAMES) + len(surface.EVEN))
     effect[WIDTH] = 1.5
-    known = surface.Surface(effect, 1.0, 1.0)
+    known = surface.Surface(effect, 1.0)
     constant = np.eye(len(NAMES))[WIDTH]
     # P(X > Y), X ~ N(1.5, 1), Y ~ N(0, 1), by a library.
     assert surface.better(known, constant, 0 * constant) == pytest.approx(scipy.stats.norm(1.5, 2**0.5).sf(0))
@@ -56,7 +75,7 @@ def test_a_family_moves_its_numbers_alone_and_stays_within_the_radius(name, move
     effect = np.zeros(2 * len(NAMES) + len(surface.EVEN))
     short, long = effect.copy(), effect.copy()
     short[LAMBDA], long[LAMBDA], short[WIDTH], long[WIDTH] = 1.0, -1.0, 0.1, 0.1
-    surfaces = {("a", 65_536): surface.Surface(short, 1, 1), ("a", 1_048_576): surface.Surface(long, 1, 1)}
+    surfaces = {("a", 65_536): surface.Surface(short, 1.0), ("a", 1_048_576): surface.Surface(long, 1.0)}
     family = surface.FAMILIES[name]
     rows = surface.read_off(family, surfaces, radius=2.0)
     assert not np.delete(rows, family.numbers, axis=1).any()
