@@ -19,7 +19,7 @@ A family is the set of numbers that may move, and what they may depend on. Of a 
 within ||x(N)||^2 + ||x'||^2 / 3 <= R^2, where x(N) = a + c (log10 N - 5.5) and s is the deviation of the residuals. This is the
 predicted probability that a seed returns more than one of PPO. All families are read off the same lives.
 
-Cells are kept in runs/surface. Writes benchmarks/results/surface.json, and the objectives to --objectives.
+Cells and objectives are kept in benchmarks/searches/surface. Writes benchmarks/results/surface.json.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def fitted(cells: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]) -> di
     products = x @ x.T
 
     def posterior(variances):
-        shared = sum(v * a for v, a in zip(variances, alike, strict=False))
+        shared = np.einsum("k,kij->ij", variances[:-1], np.stack(alike))
         inverse = np.linalg.inv(shared * products + variances[-1] * np.eye(len(y)))
         return shared, inverse, inverse @ y
 
@@ -199,15 +199,18 @@ def read_off(family: Family, surfaces: dict[tuple[str, int], Surface], radius: f
         pairs = [at_length(rows, steps) for steps in lengths]
         return np.array([radius**2 - (a @ a) - (b @ b) / 3.0 for a, b in pairs])
 
-    rng, best = np.random.default_rng(0), None
-    for _ in range(4):
-        start = 0.1 * rng.normal(size=size)
-        found = scipy.optimize.minimize(
-            loss, start, method="SLSQP", constraints={"type": "ineq", "fun": room}, options={"maxiter": 200}
+    rng = np.random.default_rng(0)
+    tries = [
+        scipy.optimize.minimize(
+            loss,
+            0.1 * rng.normal(size=size),
+            method="SLSQP",
+            constraints={"type": "ineq", "fun": room},
+            options={"maxiter": 200},
         )
-        if best is None or found.fun < best.fun:
-            best = found
-    return unpack(family, best.x)
+        for _ in range(4)
+    ]
+    return unpack(family, min(tries, key=lambda found: found.fun).x)
 
 
 def objective_of(family: Family, rows: np.ndarray, template: lo.ScheduledMirror) -> lo.ScheduledMirror:
@@ -234,10 +237,11 @@ def row_of(env: str, steps: int, surface: Surface, count: int) -> dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=Path, default=ROOT / "runs/surface", help="where trained cells are kept")
-    parser.add_argument("--objectives", type=Path, default=ROOT / "runs/surface", help="where objectives are written")
+    parser.add_argument(
+        "--place", type=Path, default=ROOT / "benchmarks/searches/surface", help="of cells and objectives"
+    )
     args = parser.parse_args(argv)
-    found = cells(args.cells)
+    found = cells(args.place)
     surfaces = fitted({(env, n): (z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)})
     report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "families": {}}
     report["rows"] = [row_of(env, n, s, len(found[n][0])) for (env, n), s in surfaces.items()]
@@ -247,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = read_off(family, surfaces, radius)
             predicted = {f"{env}, {n:,}": round(better(s, *at_length(rows, n)), 3) for (env, n), s in surfaces.items()}
             label = f"{name}-{radius:g}"
-            lo.save(objective_of(family, rows, template), args.objectives / f"{label}.safetensors")
+            lo.save(objective_of(family, rows, template), args.place / f"{label}.safetensors")
             report["families"][label] = {
                 "predicted P(better than PPO)": predicted,
                 "mean": round(float(np.mean(list(predicted.values()))), 3),
