@@ -142,6 +142,11 @@ class ScheduledMirror(Mirror):
             None if self.value_clip is None else self.value_clip * clip,
         )
 
+    def table(self, progress: Progress | None = None) -> dict[str, float]:
+        """{"entropy_coef": 0.01, ...}: the weights at a moment of a life, for readers. None: only where they are constant."""
+        found = self.settings(progress)._asdict()  # type: ignore[arg-type]
+        return {name: round(float(value), 5) for name, value in found.items() if value is not None}
+
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""
         expected = (len(inputs.names(self.time_aware, self.sees_statistics)), len(NUMBERS))

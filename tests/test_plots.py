@@ -131,3 +131,17 @@ def test_a_landscape_has_one_colour_scale_for_each_column():
         meshes = [figure.axes[row * 2 + column].collections[0] for row in (0, 1)]
         assert meshes[0].get_clim() == meshes[1].get_clim()
     assert len(figure.axes) == 4 + 2  # and one bar for each scale
+
+
+def test_schedules_are_the_weights_of_the_objective():
+    """By hand: an entropy weight of 0.01 e^(1 - 2 n/N) in all lives, and a lambda that depends on log10 N alone."""
+    numbers = jnp.zeros((3, 4)).at[0, 0].set(1.0).at[1, 0].set(-2.0).at[2, 2].set(1.0)
+    objective = lo.ScheduledMirror.create(lo.Clip(), time_aware=True).replace(numbers=numbers, value_clip=0.2)
+    figure = plots.schedules(objective, lifetimes=(100_000, 1_000_000))
+    titles = {axis.get_title(): axis for axis in figure.axes}
+    assert list(titles) == ["entropy weight", "value weight", "lambda", "value clip"]
+    x, y = titles["entropy weight"].lines[0].get_data()
+    np.testing.assert_allclose(y, 0.01 * np.exp(1 - 2 * np.asarray(x)), atol=1e-5)
+    for line, lifetime in zip(titles["lambda"].lines, (1e5, 1e6), strict=False):
+        np.testing.assert_allclose(line.get_ydata(), 1 - 0.05 * np.exp(np.log10(lifetime) - 5.5), atol=1e-5)
+    assert set(plots.look_inside(objective)) == {"drift.png", "schedules.png"}

@@ -4,6 +4,7 @@ from discover.plots.curves import budgets, intervals, learning_curves, search_cu
 from discover.plots.drifts import drift_landscape
 from discover.plots.rules import credit, targets
 from discover.plots.runs import draw_run, look_inside
+from discover.plots.schedules import schedules
 from discover.plots.style import BAND, COLOURS, band, legend
 from discover.plots.worlds import favourites, level_animation, level_picture
 
@@ -22,6 +23,7 @@ __all__ = [
     "level_animation",
     "level_picture",
     "look_inside",
+    "schedules",
     "search_curve",
     "targets",
 ]

@@ -14,12 +14,13 @@ from discover.agents.objectives import resolve_objective
 from discover.plots.curves import search_curve
 from discover.plots.drifts import drift_landscape
 from discover.plots.rules import credit, targets
+from discover.plots.schedules import schedules
 from discover.plots.worlds import favourites, grid_world
 from discover.runs.loop import last_state
 from discover.runs.store import read_rows
 from discover.searches.recipe import recipe_in
 from envs import levels, make
-from learned_objectives import DPO, LPG, Clip, Mirror, Objective
+from learned_objectives import DPO, LPG, Clip, Mirror, Objective, ScheduledMirror
 
 LEVEL = 1  # of gridworld/medium, that an update rule is looked at in
 
@@ -45,7 +46,8 @@ def look_inside(objective: Objective) -> dict[str, Figure]:
     """Figures of what an objective does, by file name."""
     if isinstance(objective, Mirror):
         drifts = {"PPO": Clip(), "DPO": DPO(), "discovered": objective.drift}
-        return {"drift.png": drift_landscape(drifts, fractions=(0.0, 0.5, 1.0))}
+        around = {"schedules.png": schedules(objective)} if isinstance(objective, ScheduledMirror) else {}
+        return {"drift.png": drift_landscape(drifts, fractions=(0.0, 0.5, 1.0))} | around
     if isinstance(objective, LPG):
         return {"credit.png": credit(objective)}
     return {}
