@@ -23,6 +23,7 @@ from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.probe import probe
+from learned_objectives.programs import Program, ProgramError, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 
 __all__ = [
@@ -40,11 +41,14 @@ __all__ = [
     "Objective",
     "ObjectiveFileError",
     "Outputs",
+    "Program",
+    "ProgramError",
     "Progress",
     "Rollout",
     "ScheduledMirror",
     "SoftClip",
     "Statistics",
+    "SurrogateProgram",
     "available",
     "card",
     "load",

@@ -25,6 +25,7 @@ from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDr
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
+from learned_objectives.programs import Program, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 
 FORMAT = "learned_objectives"
@@ -38,7 +39,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip)
+OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip, Program, SurrogateProgram)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
