@@ -10,6 +10,7 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
 from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
+from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
     ObjectiveFileError,
@@ -35,6 +36,7 @@ __all__ = [
     "Clip",
     "Drift",
     "DriftLawError",
+    "InterpretedProgram",
     "LPGTargets",
     "Mirror",
     "NoDrift",

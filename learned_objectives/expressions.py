@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 LARGEST = 1e6  # of |a constant|
-LIMIT = 1e12  # of |a value| and |a derivative|; 200 LIMIT^2 / SMALL^2, the largest sum of derivatives, is finite in float32
+LIMIT = (
+    1e12  # of |a value| and |a derivative|; 200 LIMIT^2 / SMALL^2, the largest sum of derivatives, is finite in float32
+)
 SMALL = 1e-6  # a divisor has at least this size, and a logarithm at least this argument
 
 NUMBER, CONDITION = "number", "condition"  # the types

@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from learned_objectives.core import Objective
 from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
+from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
@@ -39,7 +40,21 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip, Program, SurrogateProgram)
+OURS = (
+    Mirror,
+    ScheduledMirror,
+    NoDrift,
+    Clip,
+    AsymmetricClip,
+    DPO,
+    KL,
+    LPO,
+    LPG,
+    SoftClip,
+    Program,
+    SurrogateProgram,
+    InterpretedProgram,
+)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
