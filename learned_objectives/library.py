@@ -40,21 +40,8 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (
-    Mirror,
-    ScheduledMirror,
-    NoDrift,
-    Clip,
-    AsymmetricClip,
-    DPO,
-    KL,
-    LPO,
-    LPG,
-    SoftClip,
-    Program,
-    SurrogateProgram,
-    InterpretedProgram,
-)
+OURS = (*(Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL), *(LPO, LPG, SoftClip))
+OURS += (Program, SurrogateProgram, InterpretedProgram)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
