@@ -19,6 +19,7 @@ COPY = 0  # the operation code of a = a; the others follow, in the order of OPER
 NAMES = ("copy", *OPERATIONS)
 MOST_ARGUMENTS = 3
 OTHERS = VARIABLES[2:]  # than log_r and r1
+STEEPEST = LIMIT**2  # of |a derivative in log r|; its product with a value is finite in float32
 
 
 class Arrays(NamedTuple):
@@ -180,7 +181,7 @@ def _values(opcodes, arguments, constants, others, log_ratio):
 
 
 def _values_and_slopes(opcodes, arguments, constants, others, log_ratio):
-    """The value, and its derivative in log r, each limited to 1e12 in size at each instruction."""
+    """The value, and its derivative in log r, limited to 1e12 and 1e24 in size at each instruction."""
     values = _registers(constants, others, log_ratio, len(opcodes))
     slopes = jnp.zeros_like(values).at[0].set(1.0).at[1].set(jnp.exp(log_ratio))
 
@@ -189,7 +190,7 @@ def _values_and_slopes(opcodes, arguments, constants, others, log_ratio):
         opcode, places, at = instruction
         found = jax.jvp(_results, tuple(values[places]), tuple(slopes[places]))
         value, slope = (jax.lax.select_n(opcode, *each) for each in found)
-        both = limited(value), jnp.where(jnp.abs(value) <= LIMIT, jnp.clip(slope, -LIMIT, LIMIT), 0.0)
+        both = limited(value), jnp.where(jnp.abs(value) <= LIMIT, jnp.clip(slope, -STEEPEST, STEEPEST), 0.0)
         put = jax.lax.dynamic_update_index_in_dim
         return tuple(put(x, y, at, 0) for x, y in zip(carry, both, strict=True)), None
 

@@ -16,7 +16,7 @@ from discover.formats import write_text
 from discover.searches.evolution_search import summarise
 from discover.searches.problem import Problem
 from discover.searches.program_archive import LONGEST_REFUSED, Archive, Entry, decode, encode, lines
-from discover.searches.program_checks import Checks, broken_law
+from discover.searches.program_checks import Checks
 from discover.searches.program_family import PPO
 from discover.searches.programs import ProgramsConfig
 from discover.searches.proposers import PROPOSERS, Proposer, ask, proposer_of
@@ -215,7 +215,7 @@ class _Generation:
             if why is None and checked.function in self.known:
                 why = f"This program equals program {self.known[checked.function]} at the probe points."
             if why is None:
-                why = broken_law(checked.program)
+                why = self.checks.broken_law(checked.program)
             if why is not None:
                 self._append(self._entry(name, _kept(text), refused=why))
                 continue
