@@ -7,8 +7,8 @@ A generation of a search for programs trains agents with objectives of different
 
 Of lives in CartPole, with the agents of the recipe `quickstart`, it measures the seconds of a generation and the seconds of a
 compilation. "Compiled" runs as many copies of one program side by side, since different ones cannot run so; its cost is then a
-lower bound. Both ways run in turn, several times, and the ratio is the median over the turns. A generation of n new programs needs
-n compilations, and an interpreted one none after the first.
+lower bound. Both ways run in turn, several times, and the ratio is the median over the turns. A generation of n new programs
+needs n compilations, and an interpreted one none after the first.
 
 It also measures the check of the laws: `lo.verify_drift` of a program, and of an interpreted one without a new compilation.
 
