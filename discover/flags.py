@@ -31,14 +31,16 @@ SETTINGS = {  # classes whose fields are flags with a prefix, and their modules
     "LossConfig": "agents/setups",
     "MetaGradConfig": "searches/metagrad",
     "ObjectiveConfig": "searches/family",
+    "ProgramConfig": "searches/program_family",
+    "ProgramsConfig": "searches/programs",
     "Recipe": "searches/recipe",
     "RollingConfig": "searches/rolling_search",
     "SearchConfig": "searches/config",
     "SoftClipConfig": "searches/families",
 }
 FAMILIES = {  # settings that may be of several classes; --search or --objective chooses the class, or names one of the user's
-    "ObjectiveConfig": ("LPOConfig", "LPGConfig", "SoftClipConfig", "FormulaConfig"),
-    "SearchConfig": ("EvolutionConfig", "RollingConfig", "MetaGradConfig"),
+    "ObjectiveConfig": ("LPOConfig", "LPGConfig", "SoftClipConfig", "ProgramConfig", "FormulaConfig"),
+    "SearchConfig": ("EvolutionConfig", "RollingConfig", "MetaGradConfig", "ProgramsConfig"),
 }
 
 

@@ -5,7 +5,7 @@ A package announces a plug by an entry point in the group `discover.KIND`, for e
     [project.entry-points."discover.envs"]
     kite = "kites:Kite"
 
-Kinds are envs, objectives, searches, estimators, scores and shapings.
+Kinds are envs, objectives, searches, estimators, scores, shapings and proposers.
 """
 
 from __future__ import annotations

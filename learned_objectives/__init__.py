@@ -10,6 +10,7 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
 from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
+from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
     ObjectiveFileError,
@@ -23,6 +24,7 @@ from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
 from learned_objectives.probe import probe
+from learned_objectives.programs import Program, ProgramError, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
 
@@ -38,6 +40,7 @@ __all__ = [
     "DriftLawError",
     "GroupMirror",
     "HLGaussMirror",
+    "InterpretedProgram",
     "LPGTargets",
     "Mirror",
     "MunchausenMirror",
@@ -45,11 +48,14 @@ __all__ = [
     "Objective",
     "ObjectiveFileError",
     "Outputs",
+    "Program",
+    "ProgramError",
     "Progress",
     "Rollout",
     "ScheduledMirror",
     "SoftClip",
     "Statistics",
+    "SurrogateProgram",
     "Tsallis",
     "available",
     "card",

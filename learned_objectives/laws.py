@@ -68,6 +68,16 @@ def verify_drift(
     drift = _as_drift(drift)
     _require_traceable(drift)
     surveyor = Surveyor(drift)
+    judge(surveyor, max_log_ratio=max_log_ratio)
+    if num_draws:
+        points = joined(lattice(max_log_ratio), thinned(ROWS_PER_DRAW, scattered(max_log_ratio, ROWS))[0])
+        surveys = surveyor.redraws(jax.random.key(0) if key is None else key, points, num_draws)
+        for draw in range(num_draws):
+            _judge(Survey(*(x[draw] for x in surveys)), points)
+
+
+def judge(surveyor: Surveyor, *, max_log_ratio: float = MAX_LOG_RATIO) -> None:
+    """`verify_drift` of the drift of a surveyor. With `Surveyor.of`, many drifts of one structure need one compilation."""
     fixed, random = lattice(max_log_ratio), scattered(max_log_ratio, ROWS)
     points = joined(fixed, random)
     surveyed = surveyor.survey(points)
@@ -75,11 +85,6 @@ def verify_drift(
     _judge_batches(surveyor, batches(max_log_ratio, BATCHES))
     _judge_derivative(surveyor, thinned(STENCILS, random)[0])
     _judge_minimum(surveyor, random, surveyed.value[len(fixed.step) :], max_log_ratio)
-    if num_draws:
-        points = joined(fixed, thinned(ROWS_PER_DRAW, random)[0])
-        surveys = surveyor.redraws(jax.random.key(0) if key is None else key, points, num_draws)
-        for draw in range(num_draws):
-            _judge(Survey(*(x[draw] for x in surveys)), points)
 
 
 def _positive(max_log_ratio: float) -> float:

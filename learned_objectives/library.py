@@ -22,9 +22,11 @@ import safetensors.numpy
 
 from learned_objectives.core import Objective
 from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
+from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
+from learned_objectives.programs import Program, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
 
@@ -42,6 +44,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
 OURS = (
     *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG),
     *(NoDrift, Clip, AsymmetricClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
+    *(Program, SurrogateProgram, InterpretedProgram),
 )
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -64,9 +65,21 @@ class Surveyor:
 
     def __init__(self, drift: Callable):
         """`drift`: a pytree that can be called."""
-        self._survey = partial(jax.jit(partial(_survey)), drift)
-        self._redraws = partial(jax.jit(partial(_survey_redraws), static_argnums=3), drift)
-        self._rearranged = partial(jax.jit(partial(_rearranged)), drift)
+        self._compiled = (
+            jax.jit(partial(_survey)),
+            jax.jit(partial(_survey_redraws), static_argnums=3),
+            jax.jit(partial(_rearranged)),
+        )
+        self._bind(drift)
+
+    def of(self, drift: Callable) -> Surveyor:
+        """One of another drift of the same structure, for which nothing is compiled again."""
+        other = copy.copy(self)
+        other._bind(drift)
+        return other
+
+    def _bind(self, drift: Callable) -> None:
+        self._survey, self._redraws, self._rearranged = (partial(fn, drift) for fn in self._compiled)
 
     def survey(self, points: Points) -> Survey:
         """In chunks of rows, so that one compiled program serves any number of them. Arrays of NumPy."""

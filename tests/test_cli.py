@@ -631,6 +631,7 @@ def test_flags_known_without_jax_are_those_of_the_parser(command, capsys):
         "quickstart --objective tuned_ppo",
         "lpo_small",
         "lpg_small",
+        "program_small",
     )
     for words in families if command == "meta-train" else ("",):
         with pytest.raises(SystemExit):

@@ -26,6 +26,8 @@ from discover.searches.evolution import SHAPINGS, EvolutionConfig
 from discover.searches.family import FAMILIES
 from discover.searches.family_of import OwnObjective, objective_config
 from discover.searches.metagrad import ESTIMATORS, MetaGradConfig
+from discover.searches.programs import ProgramsConfig
+from discover.searches.proposers import PROPOSERS
 from discover.searches.recipe import recipe_in, recipe_of
 from discover.searches.registry import search_for
 from envs import plugs
@@ -432,7 +434,7 @@ def test_a_registered_plug_has_a_name():
 @pytest.fixture
 def registered(monkeypatch):
     """Registries whose plugs are gone after the test."""
-    for registry in (FAMILIES, SEARCHES, SCORES, SHAPINGS, ESTIMATORS):
+    for registry in (FAMILIES, SEARCHES, SCORES, SHAPINGS, ESTIMATORS, PROPOSERS):
         monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -455,6 +457,7 @@ def test_a_second_plug_of_one_name_is_refused_with_both_places(kites, more, regi
         ("shaping", "kites:number", "a function of the fitness"),
         ("score", "kites:number", "a function of a LifeSummary"),
         ("estimator", "kites:number", r"a function of \(search, objective, member, seen\)"),
+        ("proposer", "kites:number", r"a function of \(archive, n\) that returns texts"),
     ],
 )
 def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
@@ -464,6 +467,7 @@ def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
         "shaping": lambda name: EvolutionConfig(shaping=name),
         "score": lambda name: CurriculumConfig(score=name),
         "estimator": lambda name: MetaGradConfig(estimator=name),
+        "proposer": lambda name: ProgramsConfig(proposer=name),
     }
     registry = {
         "objective": FAMILIES,
@@ -471,6 +475,7 @@ def test_a_number_is_no_plug(kites, registered, part, spec, wanted):
         "shaping": SHAPINGS,
         "score": SCORES,
         "estimator": ESTIMATORS,
+        "proposer": PROPOSERS,
     }
     with pytest.raises(ValueError, match=f"^kites:number is an int, and must be {wanted}[.]$"):
         make[part](spec)

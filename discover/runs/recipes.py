@@ -12,6 +12,8 @@ from discover.searches.curriculum import CurriculumConfig
 from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPGConfig, LPOConfig, SoftClipConfig
 from discover.searches.metagrad import MetaGradConfig
+from discover.searches.program_family import ProgramConfig
+from discover.searches.programs import ProgramsConfig
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
 
@@ -173,6 +175,26 @@ def ta_lpo() -> Recipe:
 GROOVE_LPG = LPGConfig(cell="gru", predictions=8, see_gamma=False)
 
 
+def program_small() -> Recipe:
+    """Drifts as programs, from PPO on, by regularised evolution for two cores.
+
+    CartPole is the hurdle: a program that fails there is not trained in the games.
+    """
+    return Recipe(
+        name="program_small",
+        objective=ProgramConfig(),
+        envs=("CartPole-v1", "Breakout-MinAtar", "SpaceInvaders-MinAtar"),
+        total_steps=2**16,
+        generations=60,
+        evaluate_every=10,
+        evaluation_seeds=4,
+        checkpoint_every=2,
+        agent=MINATAR.agent,
+        loss=MINATAR.loss,
+        search=ProgramsConfig(children=15),
+    )
+
+
 def lpg() -> Recipe:
     """LPG by meta-gradient on the five tabular worlds, 960 lifetimes side by side, as in Oh et al. 2020 (arXiv:2007.08794)."""
     return Recipe(
@@ -316,7 +338,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(quickstart, lpo_minatar, lpo_brax, ta_lpo, lpo_small, ta_lpo_small),
-        *(soft_clip_small, ta_soft_clip_small),
+        *(soft_clip_small, ta_soft_clip_small, program_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
         *(lpg_networks_small, ta_lpg_networks_small),

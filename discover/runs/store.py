@@ -15,6 +15,7 @@ from typing import Any
 import learned_objectives as lo
 from discover.console import print_line
 from discover.devices import processes
+from discover.formats import write_text
 from discover.runs import checkpoints
 from discover.searches.recipe import Recipe, recipe_of
 from discover.searches.registry import START
@@ -183,13 +184,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically: the path holds the old text or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

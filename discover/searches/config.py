@@ -17,6 +17,7 @@ SEARCHES = Registry(
         "evolution": "discover.searches.evolution:EvolutionConfig",
         "rolling": "discover.searches.rolling_search:RollingConfig",
         "metagrad": "discover.searches.metagrad:MetaGradConfig",
+        "programs": "discover.searches.programs:ProgramsConfig",
     },
     "a subclass of discover.SearchConfig",
     lambda plug: isinstance(plug, type) and issubclass(plug, SearchConfig),

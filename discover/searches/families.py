@@ -16,6 +16,7 @@ from discover.agents.setups import LossConfig
 from discover.console import advise
 from discover.searches import imitation
 from discover.searches.family import ObjectiveConfig
+from discover.searches.program_family import ProgramConfig
 
 
 def _require_positive(epsilon: float) -> None:
@@ -253,5 +254,6 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "soft_clip": SoftClipConfig(),
     "ta_soft_clip": SoftClipConfig(time_aware=True),
     "tuned_ppo": TunedPPOConfig(),
+    "program": ProgramConfig(),
     **{name: FormulaConfig(name) for name in ("ppo", "dpo", "mdpo")},
 }

@@ -56,6 +56,7 @@ FAMILIES = Registry(
         "lpg": "discover.searches.families:LPGConfig",
         "soft_clip": "discover.searches.families:SoftClipConfig",
         "tuned_ppo": "discover.searches.families:TunedPPOConfig",
+        "program": "discover.searches.program_family:ProgramConfig",
         "formula": "discover.searches.families:FormulaConfig",
         "own": "discover.searches.family_of:OwnObjective",
     },

@@ -15,6 +15,7 @@ from discover.devices.parallel import to_default_device
 from discover.plugins import blame, is_ours
 from discover.searches.contract import Contract
 from discover.searches.problem import Problem
+from discover.searches.programs import ProgramsConfig
 from discover.searches.search import checked_search
 
 PyTree = Any
@@ -53,6 +54,16 @@ class MetaState(struct.PyTreeNode):
     scale: jax.Array  # f32[E], the size of a difference that matters there
 
 
+def _refuse_arrays_of_programs(problem: Problem) -> None:
+    """ValueError where one of our searches would perturb the operations of an InterpretedProgram."""
+    config, drift = problem.recipe.search, getattr(problem.template, "drift", None)
+    if isinstance(drift, lo.InterpretedProgram) and is_ours(type(config)) and not isinstance(config, ProgramsConfig):
+        raise ValueError(
+            f"the objective 'program' is searched by 'programs' (--search programs), and not by {config.kind!r}, which moves "
+            "numbers: for the constants of one program, give the objective learned_objectives.Program.parse(text)."
+        )
+
+
 class OuterLoop:
     """A search with all that is the same for every search. A run drives it, and saves its state."""
 
@@ -60,6 +71,7 @@ class OuterLoop:
         self.problem = problem
         self.recipe, self.settings, self.template = problem.recipe, problem.settings, problem.template
         self.available = problem.available
+        _refuse_arrays_of_programs(problem)
         with blame(type(problem.recipe.search), "build"):
             built = problem.recipe.search.build(problem)
         self.search = checked_search(built, problem.recipe.search)

@@ -185,7 +185,13 @@ class Problem:
         return [program(setting) for setting in self.settings]
 
     def fitness(
-        self, candidates: PyTree, key: jax.Array, *, lives: int = 1, shared_keys: str = "population"
+        self,
+        candidates: PyTree,
+        key: jax.Array,
+        *,
+        lives: int = 1,
+        shared_keys: str = "population",
+        environments: Sequence[int] | None = None,
     ) -> jax.Array:
         """f32[G, S, E]: the fitness of each of G x S candidates in each environment; NaN where an agent diverged.
 
@@ -194,13 +200,15 @@ class Problem:
           key: of this generation. Lives and tasks are functions of it.
           lives: agents trained per candidate and environment, each from another key; their mean counts.
           shared_keys: "population": all candidates have the same tasks and random keys; "group": those of a group do.
+          environments: the places in the recipe of those to train in, E of them. Default: all.
 
         Raises ValueError for candidates of another form, and for another key or number of lives.
         """
         groups, members = self._groups_of(candidates)
         _require_lives(key, lives, shared_keys)
         fitness = []
-        for e, program in enumerate(self.lives):
+        for e in range(len(self.lives)) if environments is None else environments:
+            program = self.lives[e]
             shape = (lives,) if shared_keys == "population" else (groups, lives)
             keys = jax.random.split(jax.random.fold_in(key, e), shape)
             task_keys = jax.vmap(lambda k: jax.random.fold_in(k, cu.TASK))(keys.reshape(-1))
