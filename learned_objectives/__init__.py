@@ -9,6 +9,8 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
+from learned_objectives.disco import Disco, DiscoState, DiscoTargets
+from learned_objectives.disco_file import load_disco, load_disco103
 from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
@@ -32,6 +34,9 @@ __all__ = [
     "LPO",
     "AsymmetricClip",
     "Clip",
+    "Disco",
+    "DiscoState",
+    "DiscoTargets",
     "Drift",
     "DriftLawError",
     "LPGTargets",
@@ -48,6 +53,8 @@ __all__ = [
     "available",
     "card",
     "load",
+    "load_disco",
+    "load_disco103",
     "probe",
     "record",
     "register",

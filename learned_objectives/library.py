@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from learned_objectives.core import Objective
+from learned_objectives.disco import Disco
 from learned_objectives.drifts import DPO, KL, AsymmetricClip, Clip, Drift, NoDrift
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
@@ -38,7 +39,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "ppo": lambda: Mirror(drift=Clip()),
 }
 
-OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, SoftClip)
+OURS = (Mirror, ScheduledMirror, NoDrift, Clip, AsymmetricClip, DPO, KL, LPO, LPG, Disco, SoftClip)
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}
 
 
