@@ -10,6 +10,7 @@ from flax import struct
 
 from learned_objectives.core import Objective, Outputs, Progress, PyTree, Rollout, same_shape
 from learned_objectives.disco_values import (
+    BINS,
     Moments,
     Values,
     selected,
@@ -141,7 +142,18 @@ class Disco(Objective):
     trace: float = struct.field(pytree_node=False, default=0.95)  # lambda of Retrace
     moment_decay: float = struct.field(pytree_node=False, default=0.99)  # per update
     value_weight: float = struct.field(pytree_node=False, default=0.2)
-    target_share: float = struct.field(pytree_node=False, default=0.9)  # of the old parameters, kept at each update
+
+    @property
+    def critic_width(self) -> int:
+        return 0  # it has heads
+
+    def heads(self, num_actions: int) -> dict[str, tuple[int, ...]]:
+        of_action = {"z": SYMBOLS, "aux_pi": num_actions, "q": BINS}
+        return {"y": (SYMBOLS,)} | {name: (num_actions, size) for name, size in of_action.items()}
+
+    @property
+    def target_share(self) -> float:
+        return 0.9
 
     @property
     def needs_discrete_actions(self) -> bool:
@@ -163,7 +175,8 @@ class Disco(Objective):
         """Raises AttributeError with what to call: only mirror learning has a drift."""
         raise AttributeError(NO_DRIFT.format("drift"))
 
-    def init_state(self) -> DiscoState:
+    @staticmethod
+    def init_state() -> DiscoState:
         return DiscoState(jnp.zeros(LIFE), jnp.zeros(LIFE), Moments.zeros(), Moments.zeros())
 
     def observe(self, rollout: Rollout, state: DiscoState, progress: Progress) -> tuple[DiscoTargets, DiscoState]:
