@@ -256,12 +256,37 @@ def test_settings_far_from_the_search_of_disco_are_named():
     warn_if_far(disco_at_random(), SMALL)
 
 
+def test_no_element_of_a_step_is_longer_than_max_update_times_the_rate():
+    config = dataclasses.replace(SMALL, max_update=0.5, anneal=False)
+    moved = {}
+    for name, settings in {"clipped": config, "free": dataclasses.replace(config, max_update=None)}.items():
+        agent, task, state = born("CartPole-v1", Counting(), settings)
+        after = jax.jit(lambda s, a=agent, t=task: a.update(Counting(), t, s)[0])(state)
+        steps = jax.tree.map(lambda new, old: jnp.abs(new - old).max(), after.params, state.params)
+        moved[name] = max(jax.tree.leaves(steps)) / settings.learning_rate
+    assert moved["clipped"] == pytest.approx(0.5, rel=1e-3)
+    assert moved["free"] == pytest.approx(1.0, rel=1e-2)  # Adam's first step has length 1
+
+
+@pytest.mark.parametrize("settings", [{"max_update": 0.0}, {"max_update": 1.0, "optimizer": "sgd"}])
+def test_max_update_is_checked(settings):
+    with pytest.raises(ValueError, match=r"^max_update (must be positive, or None, and is 0.0|is of Adam's direction)"):
+        AgentConfig(**settings)
+
+
 @published
 @pytest.mark.skipif("DISCOVER_LONG_TESTS" not in os.environ, reason="two minutes: an agent learns Catch")
 def test_disco103_learns_catch():
     """Its authors' agent catches 95 % at update 350 and 100 % at 400, on batches of 64 trajectories of 29 steps."""
     config = AgentConfig(
-        num_envs=64, num_steps=29, num_epochs=1, num_minibatches=1, learning_rate=1e-2, anneal=False, max_grad_norm=1e6
+        num_envs=64,
+        num_steps=29,
+        num_epochs=1,
+        num_minibatches=1,
+        learning_rate=1e-2,
+        anneal=False,
+        max_grad_norm=1e6,
+        max_update=1.0,
     )
     rule = lo.load_disco103(FOLDER / "disco_103.npz")
     result = discover.train(rule, "Catch-bsuite", total_steps=450 * 64 * 29, num_evals=9, num_seeds=1, agent=config)

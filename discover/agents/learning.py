@@ -36,7 +36,8 @@ class Learner:
         if c.optimizer == "sgd":
             return optax.identity()
         # The root's epsilon, far below rounding, keeps its derivative finite where a gradient has always been zero.
-        return optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+        adam = optax.scale_by_adam(c.adam_b1, c.adam_b2, c.adam_eps, eps_root=1e-16)
+        return adam if c.max_update is None else optax.chain(adam, optax.clip(c.max_update))
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state: one for all parameters, or one for each network if their gradients are clipped apart."""
