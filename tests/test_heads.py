@@ -18,6 +18,8 @@ from discover.agents.objectives import as_arrays, checked
 from discover.agents.setups import warn_if_far
 from discover.console import Advice
 from discover.devices import parallel
+from discover.searches.curriculum import AssignedTask
+from discover.searches.metagrad import MetaGrad, MetaGradConfig
 from learned_objectives.disco import SHAPES
 
 ROOT = Path(__file__).parents[1]
@@ -248,6 +250,20 @@ def test_meta_gradients_go_through_a_life_with_disco():
         slope = np.asarray(getattr(gradient, name))
         assert np.isfinite(slope).all(), name
         assert (slope != 0).any(), name
+
+
+@pytest.mark.parametrize("estimator", ["debiased", "bootstrapped"])
+def test_a_search_by_meta_gradients_takes_disco(estimator):
+    rule = as_arrays(disco_at_random())
+    agent, task, _ = born("CartPole-v1", rule)
+    meta = MetaGrad(MetaGradConfig(members=1, chunk=1, window=2, estimator=estimator), agent)
+    drawn = AssignedTask(task, jnp.int32(-1), jnp.int32(0), jnp.float32(jnp.nan), jnp.float32(-jnp.inf))
+    member = meta.birth(drawn, jax.random.key(0), jnp.int32(10))
+    gradient, (after, shown) = jax.jit(jax.grad(meta.window, has_aux=True))(rule, member)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert (gradient.core_w != 0).any()
+    assert not shown["diverged"]
+    assert (after.state.memory.hidden != member.state.memory.hidden).any()
 
 
 def test_settings_far_from_the_search_of_disco_are_named():
