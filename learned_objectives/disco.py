@@ -177,7 +177,8 @@ class Disco(Objective):
 
     @staticmethod
     def init_state() -> DiscoState:
-        return DiscoState(jnp.zeros(LIFE), jnp.zeros(LIFE), Moments.zeros(), Moments.zeros())
+        zeros = jnp.zeros(LIFE, jnp.float32)
+        return DiscoState(zeros, zeros, Moments.zeros(), Moments.zeros())
 
     def observe(self, rollout: Rollout, state: DiscoState, progress: Progress) -> tuple[DiscoTargets, DiscoState]:
         return self.teach(rollout, rollout.critic["logits"], state)

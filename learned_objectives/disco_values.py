@@ -32,7 +32,7 @@ def inverse_hyperbolic(x: jax.Array) -> jax.Array:
 
 def decoded(logits: jax.Array) -> jax.Array:
     """The values f32[...] of logits f32[..., 601]: the mean bin, through the inverse of the hyperbolic map."""
-    return inverse_hyperbolic(jax.nn.softmax(logits) @ jnp.linspace(-LARGEST, LARGEST, BINS))
+    return inverse_hyperbolic(jax.nn.softmax(logits) @ jnp.linspace(-LARGEST, LARGEST, BINS, dtype=jnp.float32))
 
 
 def two_hot_cross_entropy(logits: jax.Array, value: jax.Array) -> jax.Array:

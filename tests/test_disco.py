@@ -251,7 +251,7 @@ def test_no_target_sees_across_the_end_of_an_episode(kind):
         targets, _ = rule.teach(rollout._replace(reward=reward), rollout.critic["logits"], state)
         return targets.policy[1, 0].sum() + targets.y[1, 0, 0] + targets.q[1, 0]
 
-    slope = jax.grad(pick)(rollout.reward)
+    slope = jax.jit(jax.grad(pick))(rollout.reward)
     assert (slope[1:3, 0] != 0).all()
     assert (slope[3:, 0] == 0).all()
     assert (slope[:, 1] == 0).all()
