@@ -9,6 +9,8 @@ Depends on jax, flax, numpy and safetensors, and on nothing else.
 
 from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
+from learned_objectives.disco import Disco, DiscoState, DiscoTargets
+from learned_objectives.disco_file import load_disco, load_disco103
 from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
 from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.laws import DriftLawError, verify_drift
@@ -36,6 +38,9 @@ __all__ = [
     "SPO",
     "AsymmetricClip",
     "Clip",
+    "Disco",
+    "DiscoState",
+    "DiscoTargets",
     "Drift",
     "DriftLawError",
     "GroupMirror",
@@ -60,6 +65,8 @@ __all__ = [
     "available",
     "card",
     "load",
+    "load_disco",
+    "load_disco103",
     "probe",
     "record",
     "register",

@@ -1,7 +1,8 @@
 """The contract between an agent and the objective that trains it.
 
 Shapes, here and everywhere: time-major `[T, B]`. `T` steps of time, `B` environments, `P` candidates of a
-population, `M` the width of a critic's output. `...` is any leading shape, the same for every argument of one call.
+population, `M` the width of a critic's output, `A` actions. `...` is any leading shape, the same for every argument of one
+call.
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ class Rollout(NamedTuple):
     obs: PyTree  # [T, B, ...]: opaque to objectives
     action: PyTree  # [T, B, ...]: opaque to objectives
     log_prob: jax.Array  # f32[T, B]: log pi_old(a|s)
-    critic: jax.Array  # f32[T, B, M]: at the state
-    next_critic: jax.Array  # f32[T, B, M]: at its true successor, before any auto-reset; 0 where the task ended
+    critic: PyTree  # f32[T, B, M]: at the state; for an objective with heads a dictionary, see `Objective.heads`
+    # f32[T, B, M]: at its true successor, before any auto-reset; 0 where the task ended. Heads have the first state of the next
+    # episode there.
+    next_critic: PyTree
     reward: jax.Array  # f32[T, B]
     terminated: jax.Array  # bool[T, B]: the task ended here, and nothing follows
     truncated: jax.Array  # bool[T, B]: only the clock stopped; may be true together with `terminated`
@@ -100,7 +103,7 @@ class Outputs(NamedTuple):
 
     log_prob: jax.Array  # f32[...]: log pi(a|s)
     entropy: jax.Array  # f32[...]: of pi(.|s), in nats
-    critic: jax.Array  # f32[..., M]
+    critic: PyTree  # f32[..., M]; for an objective with heads a dictionary, without "target"
 
 
 class Objective(struct.PyTreeNode):
@@ -111,8 +114,36 @@ class Objective(struct.PyTreeNode):
 
     @property
     def critic_width(self) -> int:
-        """M: how many numbers the critic predicts per state. 1 is a value; more is a prediction vector."""
+        """M: how many numbers the critic predicts per state. 1 is a value; more is a prediction vector. 0 for an objective with
+        heads."""
         raise NotImplementedError
+
+    def heads(self, num_actions: int) -> dict[str, tuple[int, ...]] | None:
+        """The outputs per state, names and shapes, of an objective for which one vector is not enough; as inherited, None.
+
+        Its agent acts in one Discrete space of `num_actions`. `Outputs.critic`, `Rollout.critic` and `Rollout.next_critic`
+        are then dictionaries: of each output f32[..., *shape], and of "logits" f32[..., A] of the policy. Those of a Rollout
+        have another such dictionary under "target" where there is a target network.
+        """
+        return None
+
+    @property
+    def target_share(self) -> float | None:
+        """c of a target network, whose parameters become c old + (1 - c) new after every update; as inherited, None: there is
+        no target network. For objectives with heads."""
+        return None
+
+    @staticmethod
+    def init_state() -> PyTree:
+        """What the objective remembers of one agent's life, as it is at birth: arrays. As inherited, nothing.
+
+        The agent carries it and a checkpoint holds it. A static method, because it depends on no leaf.
+        """
+        return ()
+
+    def observe(self, rollout: Rollout, state: PyTree, progress: Progress) -> tuple[PyTree, PyTree]:
+        """Once per rollout: (targets, the state after it). As inherited, `targets`, and the state as it was."""
+        return self.targets(rollout, progress), state
 
     @property
     def needs_discrete_actions(self) -> bool:

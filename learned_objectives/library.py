@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from learned_objectives.core import Objective
+from learned_objectives.disco import Disco
 from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
 from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
@@ -42,7 +43,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
 }
 
 OURS = (
-    *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG),
+    *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG, Disco),
     *(NoDrift, Clip, AsymmetricClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
     *(Program, SurrogateProgram, InterpretedProgram),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ from flax import struct
 from discover.agents import rollout as ro
 from discover.agents.config import AgentConfig
 from discover.agents.learning import Learner, require_separable
-from discover.agents.networks import Networks, dot_general, make_networks
+from discover.agents.networks import Heads, Networks, dot_general, heads_width, make_networks, with_heads, with_target
 from discover.devices.modes import is_traced, plain_jax
 from discover.devices.plan import CPU, Plan, plan_for
 from envs import spaces
@@ -47,6 +48,18 @@ class AgentState(struct.PyTreeNode):
     key: jax.Array  # of the whole life; update k uses fold_in(key, k)
     num_updates: jax.Array  # i32[]
     statistics: Statistics | None = None  # of the last update; None where the objective does not ask for them
+    target: PyTree = None  # parameters of the target network; None where the objective has none
+    memory: PyTree = ()  # the objective's own state, of `Objective.init_state`
+
+
+def _init_memory(objective: Objective) -> Callable[[], PyTree]:
+    """Its `init_state`, the same for all objectives of a kind; ValueError where it is a method of an instance."""
+    if not isinstance(inspect.getattr_static(type(objective), "init_state"), staticmethod):
+        raise ValueError(
+            f"init_state of {type(objective).__name__} must be a static method without arguments, because the state at birth "
+            "depends on no leaf: decorate it with staticmethod."
+        )
+    return type(objective).init_state
 
 
 def stretches(num_updates: int | jax.Array, num_evals: int) -> np.ndarray | jax.Array:
@@ -76,6 +89,9 @@ class Agent:
     shards: int = 1  # devices that share this life, along the mesh axis `team.AXIS`
     plan: Plan = CPU  # how its programs are laid out
     statistics: bool = False  # whether it computes statistics of every update, for objectives that read them
+    heads: Heads | None = None  # what its critic predicts in place of a vector, of `Objective.heads`
+    target_share: float | None = None  # of `Objective.target_share`
+    init_memory: Callable[[], PyTree] = Objective.init_state  # the objective's own state at birth
 
     def __post_init__(self):
         if not isinstance(self.env, Capabilities):
@@ -91,7 +107,12 @@ class Agent:
         Raises ValueError with a sentence where the environment's spaces do not allow it.
         """
         agent = cls(
-            env, config, objective.critic_width, plan=plan or plan_for(), statistics=bool(objective.needs_statistics)
+            env,
+            config,
+            objective.critic_width,
+            plan=plan or plan_for(),
+            statistics=bool(objective.needs_statistics),
+            init_memory=_init_memory(objective),
         )
         agent.networks  # raises for spaces that no head serves  # noqa: B018
         if config.clip == "separate":
@@ -104,14 +125,29 @@ class Agent:
                 f"{type(objective).__name__} reads the probability of an action, and the actions of {env.name} are "
                 "continuous: choose an environment with discrete ones, or a drift ('lpo', 'ppo')."
             )
-        return agent
+        return agent._grown(objective)
+
+    def _grown(self, objective: Objective) -> Agent:
+        """With the heads and the target network of an objective that has them; ValueError where the actions do not allow it."""
+        space = self.env.action_space(self.env.default_params)
+        discrete = isinstance(space, spaces.Discrete)
+        heads = objective.heads(int(space.n) if discrete else 1)
+        if heads is None:
+            return self
+        if not discrete:
+            raise ValueError(
+                f"{type(objective).__name__} has outputs for every action of one Discrete space, and the actions of "
+                f"{self.env.name} are of {space}: choose an environment with a Discrete space."
+            )
+        heads = tuple((name, tuple(shape)) for name, shape in heads.items())
+        return replace(self, critic_width=heads_width(heads), heads=heads, target_share=objective.target_share)
 
     @cached_property
     def networks(self) -> Networks:
         params = self.env.default_params
         with jax.ensure_compile_time_eval():  # bounds that an environment makes in its methods are numbers
             observation_space, action_space = self.env.observation_space(params), self.env.action_space(params)
-        return make_networks(
+        networks = make_networks(
             observation_space,
             action_space,
             hidden=self.config.hidden,
@@ -120,6 +156,7 @@ class Agent:
             critic_width=self.critic_width,
             dot=dot_general(self.config.products, self.plan.copies_transposed),
         )
+        return networks if self.heads is None else with_heads(networks, self.heads)
 
     @property
     def fills_cache(self) -> bool:
@@ -189,7 +226,9 @@ class Agent:
             normalise_reward=self.config.normalise_reward,
         )
         statistics = Statistics.zeros() if self.statistics else None
-        return AgentState(params, self.learner.init(params), env, life_key, jnp.int32(0), statistics)
+        target = None if self.target_share is None else params
+        opt_state, memory = self.learner.init(params), self.init_memory()
+        return AgentState(params, opt_state, env, life_key, jnp.int32(0), statistics, target, memory)
 
     def progress(self, task: Task, state: AgentState) -> Progress:
         steps = state.num_updates.astype(jnp.float32) * self.config.steps_per_update
@@ -213,7 +252,7 @@ class Agent:
         progress = self.progress(task, state)
         *rollout_keys, batch_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates), 4)
         env, rollout = self.rollout(objective, task, state, rollout_keys)
-        targets = objective.targets(rollout, progress)
+        targets, memory = objective.observe(rollout, state.memory, progress)
         seen = rollout._replace(obs=ro.normalised_obs(env, rollout.obs))
         rate = self.rate(task, progress)
         params, opt_state, metrics = self.learner.learn(
@@ -221,9 +260,17 @@ class Agent:
         )
         statistics = self.statistics_of(params, seen, getattr(objective, "gamma", 0.99)) if self.statistics else None
         env = ro.update_obs_stats(env, rollout.obs)
-        after = AgentState(params, opt_state, env, state.key, state.num_updates + 1, statistics)
+        target = self._followed(state.target, params)
+        after = AgentState(params, opt_state, env, state.key, state.num_updates + 1, statistics, target, memory)
         alive = progress.step < task.lifetime
         return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state), rollout, metrics
+
+    def _followed(self, target: PyTree, params: PyTree) -> PyTree:
+        """The target network's parameters after an update."""
+        share = self.target_share
+        if share is None:
+            return target
+        return jax.tree.map(lambda old, new: share * old + (1.0 - share) * new, target, params)
 
     def statistics_of(self, params: PyTree, rollout: Rollout, gamma: float) -> Statistics:
         """What an update has done: from the parameters after it and the rollout that it learned from, observations normalised.
@@ -250,11 +297,14 @@ class Agent:
         self, objective: Objective, task: Task, state: AgentState, keys: Sequence[jax.Array]
     ) -> tuple[ro.EnvCarry, Rollout]:
         """The environments after the next rollout of the agent, and that rollout; `keys` [3] as `rollout.rollout` takes them."""
+        networks, params = self.networks, state.params
+        if self.target_share is not None:
+            networks, params = with_target(networks), params | {"target": state.target}
         return ro.rollout(
             self.env,
             task.env_params,
-            self.networks,
-            state.params,
+            networks,
+            params,
             state.env,
             keys,
             num_steps=self.config.num_steps,

@@ -39,6 +39,7 @@ class AgentConfig:
     adam_b1: float = 0.9  # decay of the first moment; of Lion and Muon, of the momentum
     adam_b2: float = 0.999  # decay of the second moment; of Lion, of the second average of gradients
     adam_eps: float = 1e-5  # added to the root of the second moment
+    max_update: float | None = None  # of every element of Adam's direction, before the learning rate; None: as it is
     hidden: tuple[int, ...] = (64, 64)  # layer sizes of the actor and of the critic (separate networks)
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
     network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
@@ -55,6 +56,9 @@ class AgentConfig:
         for name in ("learning_rate", "max_grad_norm", "adam_eps"):
             value = getattr(self, name)
             _require(0 < value < math.inf, f"{name} must be positive and finite, and is {value}.")
+        if self.max_update is not None:
+            _require(self.max_update > 0, f"max_update must be positive, or None, and is {self.max_update}.")
+            _require(self.optimizer == "adam", "max_update is of Adam's direction: choose optimizer 'adam', or None.")
         for name in ("adam_b1", "adam_b2"):
             _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), and is {getattr(self, name)}.")
         _require(

@@ -55,7 +55,9 @@ class Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The direction of a step; its length, the learning rate, is the task's."""
-        return OPTIMIZERS[self.config.optimizer](self.config)
+        c = self.config
+        rule = OPTIMIZERS[c.optimizer](c)
+        return rule if c.max_update is None else optax.chain(rule, optax.clip(c.max_update))
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state: one for all parameters, or one for each network if their gradients are clipped apart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -278,6 +279,36 @@ def make_networks(
         noise=lambda key, shape: head.noise(key, shape, sum(size) if isinstance(size, tuple) else size),
         to_env=to_env,
     )
+
+
+Heads = tuple[tuple[str, tuple[int, ...]], ...]  # names of outputs per state, and their shapes
+
+
+def heads_width(heads: Heads) -> int:
+    """How many numbers all outputs are."""
+    return sum(math.prod(shape) for _, shape in heads)
+
+
+def with_heads(networks: Networks, heads: Heads) -> Networks:
+    """Networks whose critic of `heads_width` numbers is a dictionary: each output by its name, f32[..., *shape], and the policy's
+    "logits"."""
+    ends = list(itertools.accumulate(math.prod(shape) for _, shape in heads))
+
+    def critic(params: Any, obs: jax.Array) -> dict[str, jax.Array]:
+        parts = jnp.split(networks.critic(params, obs), ends[:-1], axis=-1)
+        named = {name: x.reshape(*x.shape[:-1], *shape) for (name, shape), x in zip(heads, parts, strict=True)}
+        return {"logits": networks.actor(params, obs).logits} | named
+
+    return networks._replace(critic=critic)
+
+
+def with_target(networks: Networks) -> Networks:
+    """The same, with the outputs under params["target"] besides, as "target"."""
+
+    def critic(params: Any, obs: jax.Array) -> dict[str, Any]:
+        return networks.critic(params, obs) | {"target": networks.critic(params["target"], obs)}
+
+    return networks._replace(critic=critic)
 
 
 def _make_tables(observation_space: Any, action_space: Any, kind: str, critic_width: int) -> Networks:

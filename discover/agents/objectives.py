@@ -190,6 +190,8 @@ def _require_methods(made: Any, name: str, where: str) -> None:
     base, needed = (
         (lo.Drift, ("__call__",)) if isinstance(made, lo.Drift) else (lo.Objective, ("critic_width", "targets"))
     )
+    if isinstance(made, lo.Objective) and type(made).observe is not lo.Objective.observe:
+        needed = ("critic_width",)
     if isinstance(made, lo.Objective) and type(made).loss is lo.Objective.loss:
         needed = (*needed, "actor_loss", "critic_loss")
     missing = [

@@ -193,9 +193,10 @@ def rollout(
         like = jax.eval_shape(networks.critic, params, obs)
 
         def values():
-            return jnp.where(cut[..., None], networks.critic(params, normalised_obs(carry, obs)), 0.0)
+            found = networks.critic(params, normalised_obs(carry, obs))
+            return jax.tree.map(lambda x: jnp.where(_beside(cut, x), x, 0.0), found)
 
-        return jax.lax.cond(cut.any(), values, lambda: jnp.zeros(like.shape, like.dtype))
+        return jax.lax.cond(cut.any(), values, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
 
     def step(c, step_input):
         t, keys, noise = step_input
@@ -221,8 +222,11 @@ def rollout(
     log_prob = jax.vmap(type(policy).log_prob)(policy, action)
     values = networks.critic(params, normalised_obs(carry, jnp.concatenate([obs, mine.obs[None]])))
     last = at_limit(last, truncated & ~terminated) if late else last
-    next_critic = jnp.where((terminated | truncated)[..., None], last, values[1:])
-    seen = Rollout(obs, action, log_prob, values[:-1], next_critic, reward, terminated, truncated)
+    # The first state of the next episode stands in for the successor of a terminal one where there are heads.
+    elsewhere = truncated & ~terminated if isinstance(values, dict) else terminated | truncated
+    next_critic = jax.tree.map(lambda x, y: jnp.where(_beside(elsewhere, x), x, y[1:]), last, values)
+    critic = jax.tree.map(lambda x: x[:-1], values)
+    seen = Rollout(obs, action, log_prob, critic, next_critic, reward, terminated, truncated)
     seen, discounted = all_gather((seen, discounted), shards, 1)
     state, obs, running = all_gather((mine.state, mine.obs, mine.discounted), shards)
     episodes = carry.episodes.update(seen.reward, seen.terminated | seen.truncated)
@@ -271,9 +275,14 @@ def _step_env(env, key, state, action, env_params):
     return obs, state, jnp.asarray(reward, jnp.float32), terminated, env.is_truncated(state, env_params)
 
 
+def _beside(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """A mask of the leading axes of x, with as many axes as x."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+
+
 def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     def pick(x, y):
-        return jnp.where(done.reshape(done.shape + (1,) * (x.ndim - 1)), x, y)
+        return jnp.where(_beside(done, x), x, y)
 
     return jax.tree.map(pick, new, old)
 

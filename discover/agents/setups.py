@@ -12,7 +12,7 @@ import envs
 from discover.agents.config import AgentConfig, migrated_agent
 from discover.console import advise
 from discover.settings import rebuild
-from learned_objectives import LPG, Mirror, Objective
+from learned_objectives import LPG, Disco, Mirror, Objective
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ LPG_RATES = {"sgd": GRID.agent.learning_rate, "adam": SHUFFLED_GRID.agent.learni
 
 def warn_if_far(objective: Objective, config: AgentConfig) -> None:
     """Warn where an LPG has settings far from those of its family: more than one gradient step per rollout, or a learning rate
-    over ten times as large or as small."""
+    over ten times as large or as small. A Disco takes one step per rollout too, with Adam."""
+    if isinstance(objective, Disco):
+        _warn_if_far_from_disco(config)
     if not isinstance(objective, LPG):
         return
     steps, rate, usual = (
@@ -175,3 +177,11 @@ def warn_if_far(objective: Objective, config: AgentConfig) -> None:
             f"This LPG may not learn with these settings: {'; '.join(far)}. learned_objectives.card names the settings of its "
             "search."
         )
+
+
+def _warn_if_far_from_disco(config: AgentConfig) -> None:
+    steps = config.num_epochs * config.num_minibatches
+    far = [f"it takes one gradient step per rollout, and these agents take {steps} (num_epochs, num_minibatches)"]
+    far = (far if steps > 1 else []) + (["it was searched with adam"] if config.optimizer == "sgd" else [])
+    if far:
+        advise(f"This Disco may not learn with these settings: {'; '.join(far)}.")

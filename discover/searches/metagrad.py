@@ -153,7 +153,7 @@ class MetaGrad:
     @cached_property
     def outer(self) -> Agent:
         """The same agent with a critic of one number: whose networks and rollouts the outer critic uses."""
-        return dataclasses.replace(self.agent, critic_width=1)
+        return dataclasses.replace(self.agent, critic_width=1, heads=None, target_share=None)
 
     @property
     def tabular(self) -> bool:
