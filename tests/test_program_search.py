@@ -18,7 +18,7 @@ from discover.searches import proposers
 from discover.searches.outer_loop import OuterLoop
 from discover.searches.problem import Problem
 from discover.searches.program_archive import Archive, Entry, decode, encode, entries_of, lines
-from discover.searches.program_checks import BATCH, Checks
+from discover.searches.program_checks import BATCH, Checked, Checks
 from discover.searches.program_family import PPO, ProgramConfig
 from discover.searches.program_search import ProgramSearch
 from discover.searches.programs import ProgramsConfig
@@ -197,6 +197,7 @@ def test_a_run_finds_programs_and_exports_one(whole):
     assert result.rows[-1]["program_score"] == best.score
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_continues_as_the_whole_one(whole, tmp_path):
     recipe = with_archive(SMALL, tmp_path / "run")
     outcome(replace(recipe, generations=2), tmp_path / "run")
@@ -301,6 +302,16 @@ def test_a_proposer_that_fails_costs_one_sentence_and_no_generation(proposer, se
     assert row["trained"] == 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_generation_without_a_new_program_goes_on(monkeypatch):
+    search = searching(asks=2)
+    monkeypatch.setattr(search.checks, "quick", lambda texts: [Checked(None, refused="No.")] * len(texts))
+    entries, row, state = stepped(search, steps=2)
+    assert [e.by for e in entries if e.is_scored] == ["reference"]
+    assert (row["trained"], row["refused"]) == (0, 10)
+    assert str(search.mean(state).drift) == PPO
+
+
 def test_proposals_are_replayed_from_a_file_in_order(tmp_path):
     path = tmp_path / "proposals.jsonl"
     path.write_text(
@@ -358,6 +369,7 @@ def test_environments_of_a_problem_can_be_chosen():
         np.testing.assert_array_equal(one[..., 0], both[..., e])
 
 
+@pytest.mark.slow
 def test_an_interpreted_program_trains_as_the_program_does():
     """The same life under PPO's clip, as a drift, as a program, and as arrays."""
     returns = []
@@ -430,6 +442,7 @@ def test_searches_and_objectives_that_do_not_fit_are_refused():
         OuterLoop(Problem(replace(SMALL, search="evolution")))
 
 
+@pytest.mark.slow
 def test_the_constants_of_a_program_are_searched_by_evolution(tmp_path):
     search = discover.EvolutionConfig(population=4, sigma=0.05)
     recipe = replace(SMALL, objective=lo.Program.parse(PPO), search=search, generations=2)

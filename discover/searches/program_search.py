@@ -260,7 +260,7 @@ class _Generation:
         """What a generation logs."""
         new = self.entries[self.before :]
         names = self.search.problem.recipe.envs
-        return summarise(fitness[1:], names) | {
+        return summarise(fitness[1:] if self.programs else fitness, names) | {
             "reference": {
                 name: float(x) if np.isfinite(x) else None for name, x in zip(names, fitness[0], strict=True)
             },
