@@ -1,0 +1,84 @@
+"""What objectives read off the response surface return: `python -m benchmarks.surface_returns`, after `benchmarks.surface`.
+
+Every family of `benchmarks.surface` at R = 2.5, beside PPO: in the games and at two of the lengths of the lives that they were
+read off, with seeds that no cell had; and on Freeway and CartPole, which they have not met, with the seeds of the validation in
+benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more than one of the
+second, by length and over all, with stratified bootstrap intervals.
+
+Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns.json. Half an hour on two idle cores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import ROOT, provenance
+from benchmarks.returns import rows
+from benchmarks.surface import ENVS, FAMILIES, RADII
+from discover.agents.objectives import identity, resolve_objective
+from discover.evaluation.evaluate import evaluate
+from discover.results import statistics
+from discover.results.comparison import Comparison
+from discover.runs.store import write_text
+
+PLACE = ROOT / "benchmarks/searches/surface"
+GROUPS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {  # environments, lengths, seeds, first seed
+    "games of the surface": (ENVS, (262_144, 1_048_576), 8, 4343),
+    "Freeway": (("Freeway-MinAtar",), (327_680, 1_048_576), 10, 55_000),
+    "CartPole": (("CartPole-v1",), (131_072,), 10, 55_000),
+}
+PAIRS = (
+    *((name, "ppo") for name in FAMILIES),
+    ("ta_tuned_ppo", "tuned_ppo"),
+    ("ta_clip", "clip"),
+    ("ta_clip", "tuned_ppo"),
+    ("ta_clip", "ta_tuned_ppo"),
+)
+
+
+def better(comparison: Comparison, ours: str, theirs: str) -> dict[str, statistics.Interval]:
+    """P(a seed of ours returns more than one of theirs): by length of life, and over all trials."""
+    lengths = sorted({trial.total_steps for trial in comparison.curves})
+    found = {}
+    for name, kept in [(f"{n:,} steps", (n,)) for n in lengths] + [("all", tuple(lengths))]:
+        cells = [c for trial, c in comparison.curves.items() if trial.total_steps in kept]
+        pair = (np.stack([c[which].final for c in cells]) for which in (ours, theirs))
+        found[name] = statistics.interval(statistics.probability_of_improvement, *pair)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    del argv
+    files = {name: str(PLACE / f"{name}-{max(RADII):g}.safetensors") for name in FAMILIES}
+    report: dict[str, Any] = provenance() | {
+        "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()}
+    }
+    for group, (envs, lengths, seeds, seed) in GROUPS.items():
+        comparison = evaluate(
+            {"ppo": "ppo"} | files,
+            envs,
+            total_steps=lengths,
+            num_seeds=seeds,
+            seed=seed,
+            num_evals=20,
+            out=ROOT / "runs/surface-returns" / group.replace(" ", "-"),
+            progress=lambda line: print(line, flush=True),
+        )
+        pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS}
+        report[group] = {"seeds": seeds, "seed": seed, "better": pairs, "rows": rows(comparison, "ppo")}
+        write_text(
+            ROOT / "benchmarks/results/surface-returns.json",
+            json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n",
+        )
+        for pair, parts in pairs.items():
+            print(f"{group}: {pair} " + ", ".join(f"{part} {p:.2f}" for part, p in parts.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
