@@ -2,19 +2,19 @@
 
 A design of experiments (Box and Wilson 1951, J. Royal Stat. Soc. B 13). Candidates are PPO with all sixteen numbers of a soft
 clip and its schedules drawn from N(0, 0.35^2), and as many numbers that are multiplied by n/N (`learned_objectives.SoftClip`,
-`ScheduledMirror`). Each trains one agent in each game, at each length N of life. A regression gives the effect of every number in
-every game and length:
+`ScheduledMirror`). Each trains one agent in each game, at one or more lengths N of life: the candidates of a longer life are the
+first of those of a shorter one, and 40 more. A regression gives the effect of every number in every game and length:
 
-    y_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i| + e_i
+    y_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i + z'_i / 2| + e_i
 
 y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the numbers in units of
-0.35, z' those of n/N, |z| those of which only the absolute value counts. An effect is a sum of four normal parts: one of all
-games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e are those of
-the largest marginal likelihood (a Gaussian process with linear kernels).
+0.35, z' those of n/N, |.| the size at mid-life of those of which only the size counts. An effect is a sum of four normal parts:
+one of all games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e are
+those of the largest marginal likelihood (a Gaussian process with linear kernels). The report has effects divided by s, below.
 
 A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
 
-    mean over games and lengths of Phi((beta . x(N) + gamma . x' + delta . |x(N)|) / (sqrt(2) s))
+    mean over games and lengths of Phi((beta . x(N) + gamma . x' + delta . |x(N) + x'/2|) / (sqrt(2) s))
 
 within ||x(N)||^2 + ||x'||^2 / 3 <= R^2, where x(N) = a + c (log10 N - 5.5) and s is the deviation of the residuals. This is the
 predicted probability that a seed returns more than one of PPO. All families are read off the same lives.

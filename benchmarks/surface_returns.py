@@ -3,7 +3,7 @@
 Every family of `benchmarks.surface` at R = 2.5, beside PPO: in the games and at two of the lengths of the lives that they were
 read off, with seeds that no cell had; and on Freeway and CartPole, which they have not met, with the seeds of the validation in
 benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more than one of the
-second, by length and over all, with stratified bootstrap intervals.
+second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
 
 Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns.json. Half an hour on two idle cores.
 """

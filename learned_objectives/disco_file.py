@@ -79,7 +79,7 @@ def _bytes(path: str | os.PathLike) -> bytes:
         raise ObjectiveFileError(
             f"There is no file {path}; the authors of Disco103 publish disco_103.npz in the disco_rl repository."
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         raise ObjectiveFileError(f"{path} cannot be read ({error}).") from None
 
 
@@ -87,10 +87,9 @@ def _rule(data: bytes, path: str | os.PathLike) -> Disco:
     try:
         with np.load(io.BytesIO(data)) as file:
             arrays = {name: file[name] for name in file.files}
-    except (
-        Exception
-    ) as error:  # pickled objects too, and whatever NumPy and its zip reader raise for bytes that are no .npz
-        raise ObjectiveFileError(f"{os.fspath(path)} is not a complete .npz file ({error}).") from None
+    # Pickled objects too, and whatever NumPy and its zip reader raise for bytes that are no .npz.
+    except Exception:
+        raise ObjectiveFileError(f"{os.fspath(path)} is not a complete .npz file.") from None
     names = {f"{part}_{kind}": f"{module}/{kind}" for part, module in MODULES.items() for kind in "wb"}
     _require_arrays(arrays, {names[field]: shape for field, shape in SHAPES.items()}, os.fspath(path))
     return Disco(**{field: jnp.asarray(arrays[names[field]]) for field in SHAPES})

@@ -117,7 +117,8 @@ limited.defvjp(_limited_forward, _limited_backward)
 def evaluate(code: Code, constants: jax.Array, variables: Mapping[str, jax.Array]) -> jax.Array:
     """The value of code, f32[...]: constants f32[K], variables f32[...] or f32[], those that the code reads.
 
-    Every value and every derivative is limited to 1e12 in size, so both are finite where constants and variables are.
+    Every value and the derivative in every variable is limited to 1e12 in size, so both are finite where constants and variables
+    are.
     """
     numbers = iter(limited(constants[i]) for i in range(code.count(CONSTANT)))
     held = {name: limited(value) for name, value in variables.items()}

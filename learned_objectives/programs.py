@@ -99,8 +99,9 @@ class Program(_Written, eq=False):
     Operators bind as in Python. r1 is r - 1, t is n/N, and log_N is log10 N - 5.5, N in environment steps. A program that reads
     neither t nor log_N needs no progress. `str(program)` is the text with the fewest parentheses, and `parse` its inverse.
 
-    A divisor has a size of at least 1e-6 and keeps its sign; `log` is log(max(x, 1e-6)); values and derivatives are limited to
-    1e12 in size. So both are finite at finite inputs. Constants are float32. `jax.jvp` does not go through a program.
+    A divisor has a size of at least 1e-6 and keeps its sign; `log` is log(max(x, 1e-6)). Values are limited to 1e12 in size, and
+    derivatives to 1e12 (along log r to 1e24), so both are finite at finite inputs. Constants are float32. `jax.jvp` does not go
+    through a program.
 
     Limits of a text: 4,000 characters, 200 variables, constants and operations, 32 levels of nesting, constants of at most 1e6.
 

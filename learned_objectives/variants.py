@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -71,8 +72,10 @@ class HLGaussMirror(Mirror):
         if not (isinstance(self.bins, int) and self.bins >= 2):
             raise ValueError(f"the bins of an HLGaussMirror must be at least 2, and are {self.bins!r}.")
         for name in ("limit", "width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"the {name} of an HLGaussMirror must be positive, and is {getattr(self, name)!r}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"the {name} of an HLGaussMirror must be positive and finite, and is {getattr(self, name)!r}."
+                )
 
 
 class GroupMirror(Mirror):
@@ -82,10 +85,15 @@ class GroupMirror(Mirror):
 
     G is the discounted reward within the rollout, without a bootstrap at its end. The policy loss divides A by its deviation, as
     of any Mirror. The critic is not trained. The baseline fits where the environments are at comparable steps of their episodes.
+    Raises ValueError for one environment.
     Reference: the group-relative advantage of Shao et al. 2024 (GRPO), arXiv:2402.03300.
     """
 
     def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:
+        if rollout.reward.shape[1] < 2:
+            raise ValueError(
+                "a GroupMirror compares the returns of several environments and was given one: set num_envs to at least 2."
+            )
         zero = jnp.zeros_like(rollout.critic)
         nothing = rollout._replace(critic=zero, next_critic=zero)
         returned = generalised_advantage(nothing, gamma=self.gamma, gae_lambda=1.0)

@@ -65,7 +65,7 @@ def test_a_candidate_that_diverges_stops_first():
 
 def test_sizes_are_even_and_at_least_two():
     assert sizes(16, 0.5, 4) == [16, 8, 4, 2]
-    assert sizes(10, 0.5, 3) == [10, 4, 2]
+    assert sizes(10, 0.5, 3) == [10, 6, 4]
     assert sizes(6, 0.1, 3) == [6, 2, 2]
     assert sizes(8, 1.0, 2) == [8, 8]
 

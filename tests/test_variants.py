@@ -108,6 +108,7 @@ def test_spo_is_largest_where_ppo_begins_to_clip():
     [
         (lo.HLGaussMirror(bins=1), "the bins of an HLGaussMirror must be at least 2, and are 1"),
         (lo.HLGaussMirror(limit=-1.0), "the limit of an HLGaussMirror must be positive"),
+        (lo.HLGaussMirror(width=float("inf")), "the width of an HLGaussMirror must be positive and finite"),
         (lo.Tsallis(1.0, 9.0), r"must be in \[-1, 3\], and is 9.0"),
     ],
 )
@@ -126,3 +127,14 @@ def test_each_trains_an_agent_and_survives_a_file(objective, tmp_path):
     agent = AgentConfig(num_envs=4, num_steps=64, normalise_reward=True, learning_rate=2e-3)
     returns = discover.train(again, "CartPole-v1", total_steps=16_384, num_seeds=2, agent=agent, num_evals=4).returns
     assert returns[:, -1].mean() > 1.5 * 21.2  # a random policy's
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="set num_envs to at least 2"):
+        lo.GroupMirror().targets(random_rollout(0, 5, 1), BIRTH)
+
+
+def test_a_search_from_an_instance_keeps_its_variant():
+    template = discover.Recipe(objective=lo.HLGaussMirror(drift=lo.Clip(jnp.float32(0.3)))).template()
+    assert type(template) is lo.HLGaussMirror
+    assert float(template.drift.epsilon) == pytest.approx(0.3)

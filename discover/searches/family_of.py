@@ -90,7 +90,7 @@ def objective_config(spec: Any, before: ObjectiveConfig | None = None) -> Object
         return _named(spec, before)
     if isinstance(spec, ObjectiveConfig) or (isinstance(spec, type) and issubclass(spec, ObjectiveConfig)):
         return _family(spec, before)
-    if isinstance(spec, lo.Mirror):
+    if type(spec) is lo.Mirror or isinstance(spec, lo.ScheduledMirror):
         return _own_instance(_drift_alone(spec))
     if isinstance(spec, lo.Drift | lo.Objective):
         return _own_instance(spec)

@@ -6,6 +6,7 @@ Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) over tasks. All
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def sizes(population: int, share: float, rounds: int) -> list[int]:
     """How many candidates have each task. Even, because candidates come in pairs, and at least 2."""
     found = [population]
     while len(found) < rounds:
-        found.append(min(found[-1], max(2, 2 * round(share * found[-1] / 2))))
+        found.append(min(found[-1], max(2, 2 * math.floor(share * found[-1] / 2 + 0.5))))
     return found
 
 
