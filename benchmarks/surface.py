@@ -9,8 +9,8 @@ first of those of a shorter one, and 40 more. A regression gives the effect of e
 
 y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the numbers in units of
 0.35, z' those of n/N, |.| the size at mid-life of those of which only the size counts. An effect is a sum of four normal parts:
-one of all games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e are
-those of the largest marginal likelihood (a Gaussian process with linear kernels). The report has effects divided by s, below.
+one of all games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e
+are those of the largest marginal likelihood (a Gaussian process with linear kernels). The report has effects divided by s, below.
 
 A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
 
