@@ -225,6 +225,8 @@ def sharing_programs(problem):
     loop = copy.copy(compiled(dataclasses.replace(problem.recipe, generations=1, checkpoint_every=1)))
     loop.problem, loop.search = copy.copy(loop.problem), copy.copy(loop.search)
     loop.search.problem = loop.problem
+    for world in getattr(loop.search, "worlds", ()):  # of a search by meta-gradient; their programs are kept
+        world.problem = loop.problem
     loop.recipe = loop.problem.recipe = problem.recipe
     loop.template = loop.problem.template = problem.template
     return loop
