@@ -32,7 +32,7 @@ from benchmarks.record import ROOT, provenance
 from benchmarks.variance import fitness
 from discover.results.statistics import Interval
 from discover.runs.store import write_text
-from discover.searches.racing import sizes, standing
+from discover.searches.racing import halve, sizes
 
 ENVS = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "CartPole-v1")
 SPLITS = 400
@@ -47,12 +47,7 @@ def ranks_of(f: np.ndarray) -> np.ndarray:
 def raced(f: np.ndarray, share: float) -> np.ndarray:
     """The ranks that racing gives to candidates of fitness f64[E, C, K] in K tasks: f64[C]."""
     count, rounds = f.shape[1:]
-    score, last, racing = np.zeros(count), np.zeros(count, int), np.arange(count)
-    for number, size in enumerate(sizes(count, share, rounds)):
-        racing = np.sort(racing[np.argsort(-score[racing], kind="stable")[:size]]) if number else racing
-        score[racing] += ranks_of(f[:, racing, number : number + 1])[0]
-        last[racing] = number
-    return standing(score / (1 + last), last)
+    return halve(lambda racing, k: ranks_of(f[:, racing, k : k + 1])[0], count, share=share, rounds=rounds)
 
 
 def weights(count: int) -> np.ndarray:

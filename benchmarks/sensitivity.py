@@ -41,12 +41,12 @@ NAMES = (
 EVEN = [j for j, name in enumerate(NAMES) if name.startswith(("softness", "back_slope"))]  # only |number| counts
 
 
-def measure(steps: int, count: int, envs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers in units of SIGMA f64[C, 16], final returns f64[C, E])."""
-    problem = Problem(
+def problem_of(objective: SoftClipConfig, envs: tuple[str, ...], steps: int) -> Problem:
+    """Usual MinAtar agents in lives of one length."""
+    return Problem(
         replace(
             recipes.soft_clip_small(),
-            objective=SoftClipConfig(schedules=True),
+            objective=objective,
             envs=envs,
             total_steps=steps,
             longest_steps=None,
@@ -54,13 +54,28 @@ def measure(steps: int, count: int, envs: tuple[str, ...]) -> tuple[np.ndarray, 
             constant_rates=0.0,
         )
     )
+
+
+def draws(problem: Problem, count: int, key: jax.Array) -> list[jax.Array]:
+    """For each leaf of the template, standard normal numbers [C, ...]."""
+    leaves = jax.tree.leaves(problem.template)
+    keys = jax.random.split(key, len(leaves))
+    return [jax.random.normal(key, (count, *x.shape)) for key, x in zip(keys, leaves, strict=True)]
+
+
+def returns(problem: Problem, drawn: list[jax.Array], key: jax.Array) -> np.ndarray:
+    """f64[C, E]: the final return of one life of each candidate, template + SIGMA drawn, in each game."""
     leaves, form = jax.tree.flatten(problem.template)
-    keys = jax.random.split(jax.random.key(SEED), len(leaves))
-    drawn = [jax.random.normal(key, (count, *x.shape)) for key, x in zip(keys, leaves, strict=True)]
     candidates = form.unflatten([(x + SIGMA * z)[:, None] for x, z in zip(leaves, drawn, strict=True)])
-    found = problem.fitness(candidates, problem.key("step", 0), shared_keys="group")
+    return np.asarray(problem.fitness(candidates, key, shared_keys="group"), np.float64)[:, 0]
+
+
+def measure(steps: int, count: int, envs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers in units of SIGMA f64[C, 16], final returns f64[C, E])."""
+    problem = problem_of(SoftClipConfig(schedules=True), envs, steps)
+    drawn = draws(problem, count, jax.random.key(SEED))
     numbers = np.concatenate([np.asarray(z, np.float64).reshape(count, -1) for z in drawn], axis=1)
-    return numbers, np.asarray(found, np.float64)[:, 0]
+    return numbers, returns(problem, drawn, problem.key("step", 0))
 
 
 def effects(z: np.ndarray, returned: np.ndarray) -> dict[str, Any]:

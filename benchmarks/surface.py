@@ -28,7 +28,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,9 @@ import scipy.stats
 
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
-from benchmarks.sensitivity import EVEN, NAMES, SIGMA
-from discover import recipes
+from benchmarks.sensitivity import EVEN, NAMES, SIGMA, draws, problem_of, returns
 from discover.runs.store import write_text
 from discover.searches.families import SoftClipConfig
-from discover.searches.problem import Problem
 
 ENVS = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar")
 PARTS = {65_536: (128,), 262_144: (64,), 1_048_576: (40, 40)}  # candidates, by length of life
@@ -70,30 +68,16 @@ FAMILIES = {
 }
 
 
-def problem_of(steps: int) -> Problem:
-    return Problem(
-        replace(
-            recipes.soft_clip_small(),
-            objective=SoftClipConfig(time_aware=True, schedules=True),
-            envs=ENVS,
-            total_steps=steps,
-            longest_steps=None,
-            rate_spread=1.0,
-            constant_rates=0.0,
-        )
-    )
+FAMILY = SoftClipConfig(time_aware=True, schedules=True)
 
 
-def measure(problem: Problem, count: int, part: int) -> tuple[np.ndarray, np.ndarray]:
+def measure(steps: int, count: int, part: int) -> tuple[np.ndarray, np.ndarray]:
     """(numbers f64[C, 2, 16] in units of SIGMA, constant and of n/N; final returns f64[C, E])."""
-    leaves, form = jax.tree.flatten(problem.template)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), part), len(leaves))
+    problem = problem_of(FAMILY, ENVS, steps)
     # The row of log10 N stays zero: lengths are compared, and do not vary within a cell.
-    drawn = [jax.random.normal(key, (count, *x.shape)).at[:, 2].set(0.0) for key, x in zip(keys, leaves, strict=True)]
-    candidates = form.unflatten([(x + SIGMA * z)[:, None] for x, z in zip(leaves, drawn, strict=True)])
-    found = problem.fitness(candidates, problem.key("step", part), shared_keys="group")
-    numbers = np.concatenate([np.asarray(z)[:, :2].reshape(count, 2, -1) for z in drawn], axis=2)
-    return np.asarray(numbers, np.float64), np.asarray(found, np.float64)[:, 0]
+    drawn = [z.at[:, 2].set(0.0) for z in draws(problem, count, jax.random.fold_in(jax.random.key(SEED), part))]
+    numbers = np.concatenate([np.asarray(z, np.float64)[:, :2].reshape(count, 2, -1) for z in drawn], axis=2)
+    return numbers, returns(problem, drawn, problem.key("step", part))
 
 
 def cells(place: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -106,7 +90,7 @@ def cells(place: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
             path = place / f"{steps}-{part}.npz"
             if not path.exists():
                 print(f"{count} candidates of {steps:,} environment steps in {len(ENVS)} games", flush=True)
-                z, f = measure(problem_of(steps), count, part)
+                z, f = measure(steps, count, part)
                 np.savez(path, Z=z, f=f)
             with np.load(path) as cell:
                 parts.append((cell["Z"].astype(np.float64), cell["f"].astype(np.float64)))
@@ -245,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     surfaces = fitted({(env, n): (z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)})
     report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "families": {}}
     report["rows"] = [row_of(env, n, s, len(found[n][0])) for (env, n), s in surfaces.items()]
-    template = problem_of(min(PARTS)).template
+    template = problem_of(FAMILY, ENVS, min(PARTS)).template
     for name, family in FAMILIES.items():
         for radius in RADII:
             rows = read_off(family, surfaces, radius)

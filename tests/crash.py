@@ -225,8 +225,10 @@ def sharing_programs(problem):
     loop = copy.copy(compiled(dataclasses.replace(problem.recipe, generations=1, checkpoint_every=1)))
     loop.problem, loop.search = copy.copy(loop.problem), copy.copy(loop.search)
     loop.search.problem = loop.problem
-    for world in getattr(loop.search, "worlds", ()):  # of a search by meta-gradient; their programs are kept
-        world.problem = loop.problem
+    if hasattr(loop.search, "worlds"):  # of a search by meta-gradient
+        loop.search.worlds = [copy.copy(world) for world in loop.search.worlds]
+        for world in loop.search.worlds:
+            world.problem = loop.problem
     loop.recipe = loop.problem.recipe = problem.recipe
     loop.template = loop.problem.template = problem.template
     return loop

@@ -119,6 +119,12 @@ def test_a_race_that_cannot_be_is_refused(changes, sentence):
         EvolutionConfig(population=4, **changes)
 
 
+def test_a_share_that_stops_nobody_is_refused():
+    recipe = replace(SMALL, search=replace(SMALL.search, racing=0.99))
+    with pytest.raises(ValueError, match="stops no candidate of a population of 8"):
+        EvolutionSearch(recipe.search, Problem(recipe))
+
+
 def test_lives_that_roll_on_do_not_race():
     with pytest.raises(ValueError, match="racing must be 1, and is 0"):
         replace(recipes.lpo_small().search, racing=0.5, lives=2)

@@ -102,7 +102,6 @@ def children(tmp_path_factory):
         "killed": kill_often,
         "stopped": stop_twice,
         "rolling, killed": kill_rolling,
-        "rolling, calm": functools.partial(crash.finish, devices=2, of="groove_small"),
     }
     return functools.cache(lambda name: (root / name, jobs[name](root / name)))
 
@@ -179,22 +178,11 @@ def test_lives_roll_on_and_levels_are_replayed(rolling):
 
 
 @pytest.mark.slow
-def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children):
+def test_rolling_lives_killed_and_resumed_on_two_devices_export_the_same_bytes(children, rolling):
     out, died = children("rolling, killed")
     assert died == [True] * 2
-    calm, _ = children("rolling, calm")
-    assert crash.exported(out) == crash.exported(calm)
-    assert crash.logged(out) == crash.logged(calm)
-
-
-@pytest.mark.slow
-def test_rolling_lives_on_two_devices_are_those_on_four_within_rounding(children, rolling):
-    """Not bit for bit on every processor: XLA compiles a loop of one chunk in another way. Rounding grows over generations."""
-    norms = [
-        [row["meta"]["gradient_norm"] for row in crash.logged(out)[1:6]]
-        for out in (children("rolling, calm")[0], rolling.result.out)
-    ]
-    np.testing.assert_allclose(*norms, rtol=1e-3)
+    assert crash.exported(out) == crash.exported(rolling.result.out)
+    assert crash.logged(out) == crash.logged(rolling.result.out)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def test_the_objective_has_the_numbers_of_its_rows(name):
 
 def test_the_numbers_of_a_cell_are_those_its_candidates_had():
     """The flattened order of leaves is that of the names."""
-    template = surface.problem_of(65_536).template
+    template = surface.problem_of(surface.FAMILY, surface.ENVS, 65_536).template
     leaves = jax.tree.leaves(template)
     assert [x.shape for x in leaves] == [(3, 2, 6), (3, 4)]
     assert len(NAMES) == 2 * 6 + 4

@@ -34,6 +34,11 @@ class EvolutionSearch(Search):
             )
         self.evolution = Evolution(config, problem.template)
         _check_shaping(config.shaping, (config.items, 2))
+        if config.racing < 1 and racing.sizes(config.population, config.racing, config.lives)[-1] == config.population:
+            raise ValueError(
+                f"racing {config.racing} stops no candidate of a population of {config.population}: make racing smaller, or the "
+                "population larger."
+            )
 
     def init(self) -> PyTree:
         return self.evolution.init(self.problem.key("start", 0))

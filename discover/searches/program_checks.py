@@ -105,12 +105,12 @@ class Checks:
         points = self.points
         at_one = points.log_ratio == 0
         rounding = 1e-6 * np.maximum(1.0, np.abs(points.advantage)) * np.maximum(1.0, np.exp(points.log_ratio))
-        laws = (
+        asked = (
             ("be non-negative", value >= -rounding, value),
             ("be zero at ratio 1", ~at_one | (np.abs(value) <= rounding), value),
             ("have derivative zero at ratio 1", ~at_one | (np.abs(slope) <= 1e-5), slope),
         )
-        for law, holds, given in laws:
+        for law, holds, given in asked:
             if not holds.all():
                 i = int(np.argmin(holds))
                 return Checked(

@@ -53,22 +53,32 @@ def race(
     """
     flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), population)
     size = jax.tree.leaves(flat)[0].shape[0]
-    score, last = np.zeros(size), np.zeros(size, int)
-    total = np.zeros((size, len(problem.settings)))
-    racing = np.arange(size)
-    for number, count in enumerate(sizes(size, share, rounds)):
+    total, taken = np.zeros((size, len(problem.settings))), np.zeros((size, 1))
+
+    def scores(racing: np.ndarray, number: int) -> np.ndarray:
+        pairs = jax.tree.map(lambda x: x[racing].reshape((-1, 2, *x.shape[1:])), flat)
+        found = problem.fitness(pairs, jax.random.fold_in(key, number))
+        total[racing] += np.asarray(found).reshape(len(racing), -1)
+        taken[racing] += 1
+        return np.asarray(jnp.stack([shaping(f) for f in jnp.moveaxis(found, -1, 0)]).mean(0)).reshape(-1)
+
+    ranks = halve(scores, size, share=share, rounds=rounds)
+    fitness = jnp.asarray(total / taken, jnp.float32).reshape(size // 2, 2, -1)
+    return fitness, jnp.asarray(ranks, jnp.float32).reshape(size // 2, 2)
+
+
+def halve(scores: Callable[[np.ndarray, int], np.ndarray], population: int, *, share: float, rounds: int) -> np.ndarray:
+    """Ranks in [-0.5, 0.5] of a population after successive halving: f64[P].
+
+    `scores`: (which candidates race i64[n], the number of the round) -> f64[n], higher is better.
+    """
+    score, last, racing = np.zeros(population), np.zeros(population, int), np.arange(population)
+    for number, count in enumerate(sizes(population, share, rounds)):
         if number:  # those with the best mean so far, in the order of the population
             racing = np.sort(racing[np.argsort(-score[racing], kind="stable")[:count]])
-        pairs = jax.tree.map(lambda x: x[racing].reshape((-1, 2, *x.shape[1:])), flat)  # noqa: B023
-        found = problem.fitness(pairs, jax.random.fold_in(key, number))
-        shaped = jnp.stack([shaping(f) for f in jnp.moveaxis(found, -1, 0)]).mean(0)
-        score[racing] += np.asarray(shaped).reshape(-1)
-        total[racing] += np.asarray(found).reshape(count, -1)
+        score[racing] += scores(racing, number)
         last[racing] = number
-    return (
-        jnp.asarray(total / (1 + last)[:, None], jnp.float32).reshape(size // 2, 2, -1),
-        jnp.asarray(standing(score / (1 + last), last), jnp.float32).reshape(size // 2, 2),
-    )
+    return standing(score / (1 + last), last)
 
 
 def standing(score: np.ndarray, last: np.ndarray) -> np.ndarray:
