@@ -84,8 +84,8 @@ class GroupMirror(Mirror):
         G_t = r_t + gamma (1 - end_t) G_{t+1},    A_t = G_t - mean_b G_t
 
     G is the discounted reward within the rollout, without a bootstrap at its end or at a time limit. The policy loss divides A by
-    its deviation, as of any Mirror. The critic is not trained. The baseline fits where the environments are at comparable steps of
-    their episodes. Raises ValueError for one environment.
+    its deviation, as of any Mirror. The critic is not trained. The baseline fits where the environments are at comparable steps
+    of their episodes. Raises ValueError for one environment.
     Reference: the group-relative advantage of Shao et al. 2024 (GRPO), arXiv:2402.03300.
     """
 
