@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.record import ROOT, provenance
 from discover import recipes
+from discover.agents.setups import usual_setup
 from discover.runs.store import write_text
 from discover.searches.families import SoftClipConfig
 from discover.searches.problem import Problem
@@ -42,11 +43,16 @@ EVEN = [j for j, name in enumerate(NAMES) if name.startswith(("softness", "back_
 
 
 def problem_of(objective: SoftClipConfig, envs: tuple[str, ...], steps: int) -> Problem:
-    """Usual MinAtar agents in lives of one length."""
+    """Usual agents in lives of one length. ValueError where environments have different ones."""
+    setup, *others = {usual_setup(env) for env in envs}
+    if others:
+        raise ValueError(f"the agents of a problem have one setup, and those of {', '.join(envs)} have several.")
     return Problem(
         replace(
             recipes.soft_clip_small(),
             objective=objective,
+            agent=setup.agent,
+            loss=setup.loss,
             envs=envs,
             total_steps=steps,
             longest_steps=None,

@@ -1,25 +1,28 @@
-"""Objectives read off a response surface: `python -m benchmarks.surface`; resumable, an hour on two idle cores.
+"""Objectives read off a response surface: `python -m benchmarks.surface`; resumable, an hour a set of lives on two cores.
 
-A design of experiments (Box and Wilson 1951, J. Royal Stat. Soc. B 13). Candidates are PPO with all sixteen numbers of a soft
-clip and its schedules drawn from N(0, 0.35^2), and as many numbers that are multiplied by n/N (`learned_objectives.SoftClip`,
-`ScheduledMirror`). Each trains one agent in each game, at one or more lengths N of life: the candidates of a longer life are the
-first of those of a shorter one, and 40 more. A regression gives the effect of every number in every game and length:
+A design of experiments (Box and Wilson 1951, J. Royal Stat. Soc. B 13). Candidates are PPO with numbers of a soft clip and its
+schedules (`learned_objectives.SoftClip`, `ScheduledMirror`) drawn at random: constants and multiples of n/N from N(0, 0.35^2),
+and in some sets of lives multiples of the agent's statistics from N(0, 0.15^2). Each trains one agent in each game, at one or
+more lengths N of life. A regression gives the effect of every number in every game and length:
 
-    y_i = c_0 + beta . z_i + gamma . z'_i + delta . |z_i + z'_i / 2| + e_i
+    y_i = c_0 + beta . z_i + gamma . z'_i + sum_k eta_k . z_ki + delta . |z_i + z'_i / 2| + e_i
 
-y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the numbers in units of
-0.35, z' those of n/N, |.| the size at mid-life of those of which only the size counts. An effect is a sum of four normal parts:
-one of all games and lengths, one of the game, one of the length, one of this game at this length. Their variances and that of e
-are those of the largest marginal likelihood (a Gaussian process with linear kernels). The report has effects divided by s, below.
+y are the normal scores of the final returns (quantiles of the normal distribution in their order). z are the constants, z' the
+multiples of n/N and z_k those of statistic k, all in units of 0.35. |.| is the size at mid-life of those of which only the size
+counts. An effect is a sum of four normal parts: one of all games and lengths, one of the game, one of the length, one of this
+game at this length. Their variances and that of e are those of the largest marginal likelihood (a Gaussian process with linear
+kernels). The report has effects divided by s, below.
 
 A family is the set of numbers that may move, and what they may depend on. Of a family the objective x is taken that maximises
 
-    mean over games and lengths of Phi((beta . x(N) + gamma . x' + delta . |x(N) + x'/2|) / (sqrt(2) s))
+    mean over games and lengths of Phi((the sum above, at x) / (sqrt(2) s)),    x(N) = a + c (log10 N - 5.5) in place of z
 
-within ||x(N)||^2 + ||x'||^2 / 3 <= R^2, where x(N) = a + c (log10 N - 5.5) and s is the deviation of the residuals. This is the
-predicted probability that a seed returns more than one of PPO. All families are read off the same lives.
+within ||x(N)||^2 + ||x'||^2 / 3 + sum_k ||x_k||^2 / 5 <= R^2. s is the deviation of the residuals. This is the predicted
+probability that a seed returns more than one of PPO. 1/3 is the mean square of n/N. A statistic's mean square in lives of PPO is
+0.5 to 5 in the games of `SETS`.
 
-Cells and objectives are kept in benchmarks/searches/surface. Writes benchmarks/results/surface.json.
+`SETS` has the sets of lives; each is an independent draw. Families are read off each set and off all of them together, where the
+set has what they depend on. Cells and objectives are kept in benchmarks/searches. Writes benchmarks/results/surface.json.
 """
 
 from __future__ import annotations
@@ -41,66 +44,148 @@ import scipy.stats
 import learned_objectives as lo
 from benchmarks.record import ROOT, provenance
 from benchmarks.sensitivity import EVEN, NAMES, SIGMA, draws, problem_of, returns
+from discover.agents.setups import MINATAR as MINATAR_SETUP
 from discover.runs.store import write_text
 from discover.searches.families import SoftClipConfig
+from learned_objectives import inputs
 
-ENVS = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar")
-PARTS = {65_536: (128,), 262_144: (64,), 1_048_576: (40, 40)}  # candidates, by length of life
-SEED = 78
-PPO = [NAMES.index(x) for x in ("width (A > 0)", "width (A < 0)", "entropy_coef", "value_coef", "lambda", "value_clip")]
+MINATAR = ("Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar")
+EVERY = tuple(range(len(NAMES)))
+PPO = tuple(
+    NAMES.index(x) for x in ("width (A > 0)", "width (A < 0)", "entropy_coef", "value_coef", "lambda", "value_clip")
+)
+INPUTS = inputs.names(time_aware=True, sees_statistics=True)
+TIME, LENGTH, STATISTICS = 1, 2, slice(3, len(INPUTS))  # rows of numbers: those of n/N, log10 N - 5.5 and statistics
+STATISTICS_SIGMA = 0.15
 RADII = (1.5, 2.5)  # R, in units of SIGMA
+
+Returns = tuple[np.ndarray, np.ndarray]  # of one set of lives: numbers f64[C, 7, 16] in units of SIGMA, returns f64[C]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Lives of one length in environments of one setup. Every part has candidates and a file of its own."""
+
+    envs: tuple[str, ...]
+    steps: int
+    parts: tuple[int, ...]  # candidates
+
+    def file(self, part: int) -> str:
+        name = "" if self.envs == MINATAR else self.envs[0].split("/")[-1] + "-"
+        return f"{name}{self.steps}-{part}.npz"
+
+
+@dataclass(frozen=True)
+class Lives:
+    """One set of lives. All its cells draw the candidates of a part alike."""
+
+    seed: int
+    numbers: tuple[int, ...]  # those that are drawn
+    statistics: bool  # whether multiples of the statistics are drawn as well
+    cells: tuple[Cell, ...]
+
+    @property
+    def family(self) -> SoftClipConfig:
+        return SoftClipConfig(time_aware=True, sees_statistics=self.statistics, schedules=True)
+
+    def has(self, family: Family) -> bool:
+        """Whether a family can be read off these lives: they drew its numbers, and what these depend on."""
+        return set(family.numbers) <= set(self.numbers) and self.statistics >= family.statistics
+
+    def measure(self, cell: Cell, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers f64[C, 7, 16] in units of SIGMA, final returns f64[C, E])."""
+        problem = problem_of(self.family, cell.envs, cell.steps)
+        key = jax.random.fold_in(jax.random.key(self.seed), part)
+        drawn = draws(problem, cell.parts[part], key)
+        scale = np.ones(len(INPUTS))
+        scale[LENGTH] = 0.0  # lengths are compared, and do not vary within a cell
+        scale[STATISTICS] = STATISTICS_SIGMA / SIGMA
+        mask = np.isin(np.arange(len(NAMES)), self.numbers)
+        widths = np.cumsum([0] + [int(np.prod(z.shape[2:])) for z in drawn])
+        drawn = [
+            z * np.multiply.outer(scale[: z.shape[1]], mask[a:b].reshape(z.shape[2:]))
+            for z, a, b in zip(drawn, widths[:-1], widths[1:], strict=True)
+        ]
+        numbers = np.concatenate([np.asarray(z, np.float64).reshape(*z.shape[:2], -1) for z in drawn], axis=2)
+        return padded(numbers), returns(problem, drawn, problem.key("step", part))
+
+    def returns(self, place: Path) -> dict[tuple[str, int], Returns]:
+        """By game and length; measured where it is not on disk."""
+        place.mkdir(parents=True, exist_ok=True)
+        found = {}
+        for cell in self.cells:
+            parts = []
+            for part, count in enumerate(cell.parts):
+                path = place / cell.file(part)
+                if not path.exists():
+                    print(
+                        f"{count} candidates of {cell.steps:,} environment steps in {', '.join(cell.envs)}", flush=True
+                    )
+                    z, f = self.measure(cell, part)
+                    np.savez(path, Z=z, f=f)
+                with np.load(path) as kept:
+                    parts.append((padded(kept["Z"].astype(np.float64)), kept["f"].astype(np.float64)))
+            z, f = (np.concatenate(x) for x in zip(*parts, strict=True))
+            found |= {(env, cell.steps): (z, f[:, e]) for e, env in enumerate(cell.envs)}
+        return found
+
+
+def padded(numbers: np.ndarray) -> np.ndarray:
+    """f64[C, R, 16] -> f64[C, 7, 16]: rows that were not drawn are zero. R = 2 is the file of constants and n/N."""
+    rows = np.zeros((len(numbers), len(INPUTS), numbers.shape[2]))
+    rows[:, : numbers.shape[1]] = numbers
+    return rows
+
+
+SETS = {
+    "1": Lives(
+        78,
+        EVERY,
+        False,
+        (Cell(MINATAR, 2**16, (128,)), Cell(MINATAR, 2**18, (64,)), Cell(MINATAR, 2**20, (40, 40))),
+    ),
+    "2": Lives(
+        79,
+        PPO,
+        True,
+        (
+            *(Cell(MINATAR, 2**16, (96,)), Cell(MINATAR, 2**18, (64,)), Cell(MINATAR, 2**20, (32, 32))),
+            *(Cell(("Reacher-misc",), 2**18, (64,)), Cell(("Reacher-misc",), 2**20, (64,))),
+            *(Cell(("brax/hopper",), 2**18, (64,)), Cell(("brax/hopper",), 2**20, (48,))),
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Which numbers may move, and whether with log10 N and n/N."""
+    """Which numbers may move, and whether with n/N and log10 N, and with the agent's statistics."""
 
     numbers: tuple[int, ...]
-    time_aware: bool
+    time_aware: bool = False
+    statistics: bool = False
+
+    @property
+    def rows(self) -> list[int]:
+        """Those of `INPUTS` on which its numbers depend."""
+        every = range(len(INPUTS))
+        return [0, *((TIME, LENGTH) if self.time_aware else ()), *(every[STATISTICS] if self.statistics else ())]
 
 
-EVERY = tuple(range(len(NAMES)))
 FAMILIES = {
-    "tuned_ppo": Family(tuple(PPO), False),
-    "ta_tuned_ppo": Family(tuple(PPO), True),
-    "clip": Family(EVERY, False),
-    "ta_clip": Family(EVERY, True),
+    "tuned_ppo": Family(PPO),
+    "ta_tuned_ppo": Family(PPO, time_aware=True),
+    "clip": Family(EVERY),
+    "ta_clip": Family(EVERY, time_aware=True),
+    "statistics_tuned_ppo": Family(PPO, statistics=True),
+    "ta_statistics_tuned_ppo": Family(PPO, time_aware=True, statistics=True),
 }
 
 
-FAMILY = SoftClipConfig(time_aware=True, schedules=True)
-
-
-def measure(steps: int, count: int, part: int) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers f64[C, 2, 16] in units of SIGMA, constant and of n/N; final returns f64[C, E])."""
-    problem = problem_of(FAMILY, ENVS, steps)
-    # The row of log10 N stays zero: lengths are compared, and do not vary within a cell.
-    drawn = [z.at[:, 2].set(0.0) for z in draws(problem, count, jax.random.fold_in(jax.random.key(SEED), part))]
-    numbers = np.concatenate([np.asarray(z, np.float64)[:, :2].reshape(count, 2, -1) for z in drawn], axis=2)
-    return numbers, returns(problem, drawn, problem.key("step", part))
-
-
-def cells(place: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """By length of life: (numbers f64[C, 2, 16], final returns f64[C, E]), from disk where they are there."""
-    place.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for steps, counts in PARTS.items():
-        parts = []
-        for part, count in enumerate(counts):
-            path = place / f"{steps}-{part}.npz"
-            if not path.exists():
-                print(f"{count} candidates of {steps:,} environment steps in {len(ENVS)} games", flush=True)
-                z, f = measure(steps, count, part)
-                np.savez(path, Z=z, f=f)
-            with np.load(path) as cell:
-                parts.append((cell["Z"].astype(np.float64), cell["f"].astype(np.float64)))
-        found[steps] = tuple(np.concatenate(x) for x in zip(*parts, strict=True))
-    return found
-
-
 def features(z: np.ndarray) -> np.ndarray:
-    """f64[C, 2, 16] -> f64[C, 16 + 16 + len(EVEN)]: the constant numbers, those of n/N, and absolute values at mid-life."""
-    return np.concatenate([z[:, 0], z[:, 1], np.abs(z[:, 0] + 0.5 * z[:, 1])[:, EVEN]], axis=1)
+    """f64[C, 7, 16] -> f64[C, 6 x 16 + len(EVEN)]: the numbers of all inputs but log10 N, and absolute values at mid-life."""
+    drawn = np.delete(z, LENGTH, axis=1).reshape(len(z), -1)
+    return np.concatenate([drawn, np.abs(z[:, 0] + 0.5 * z[:, TIME])[:, EVEN]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -116,33 +201,35 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return scipy.stats.norm.ppf((scipy.stats.rankdata(values) - 0.5) / len(values))
 
 
-def fitted(cells: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]) -> dict[tuple[str, int], Surface]:
-    """The regressions of all cells together: numbers f64[C, 2, 16] and returns f64[C] by game and length."""
-    known = {cell: (z[np.isfinite(f)], f[np.isfinite(f)]) for cell, (z, f) in cells.items()}
-    x = np.concatenate([(rows := features(z)) - rows.mean(0) for z, _ in known.values()])
-    y = np.concatenate([normal_scores(f) for _, f in known.values()])
-    game = np.concatenate([[env] * len(f) for (env, _), (_, f) in known.items()])
-    length = np.concatenate([[n] * len(f) for (_, n), (_, f) in known.items()])
-    alike = [np.ones((len(y), len(y))), game[:, None] == game, length[:, None] == length]
+def fitted(cells: Mapping[tuple[str, int], Sequence[Returns]]) -> dict[tuple[str, int], Surface]:
+    """The regressions of all games and lengths together. Scores are those within one set of lives; a diverged agent is worst."""
+    drawn = [(cell, *lives) for cell, sets in cells.items() for lives in sets]
+    x = np.concatenate([(rows := features(z)) - rows.mean(0) for _, z, _ in drawn])
+    y = np.concatenate([normal_scores(np.where(np.isfinite(f), f, -np.inf)) for _, _, f in drawn])
+    game = np.concatenate([[env] * len(f) for (env, _), _, f in drawn])
+    length = np.concatenate([[n] * len(f) for (_, n), _, f in drawn])
+    alike = [np.ones((len(y), len(y)), bool), game[:, None] == game, length[:, None] == length]
     alike.append(alike[1] & alike[2])
     products = x @ x.T
 
     def posterior(variances):
-        shared = np.einsum("k,kij->ij", variances[:-1], np.stack(alike))
+        shared = sum(v * same for v, same in zip(variances[:-1], alike, strict=True))
         inverse = np.linalg.inv(shared * products + variances[-1] * np.eye(len(y)))
         return shared, inverse, inverse @ y
 
     def unlikelihood(log_variances):
-        _, inverse, weights = posterior(np.exp(log_variances))
-        return 0.5 * (y @ weights - np.linalg.slogdet(inverse)[1])
+        variances = np.exp(log_variances)
+        _, inverse, weights = posterior(variances)
+        slope = (inverse - np.outer(weights, weights)) * products
+        gradient = [(slope * same).sum() for same in alike] + [np.trace(inverse) - weights @ weights]
+        return 0.5 * (y @ weights - np.linalg.slogdet(inverse)[1]), 0.5 * variances * gradient
 
-    found = scipy.optimize.minimize(
-        unlikelihood, np.log([0.01, 0.01, 0.01, 0.01, 0.6]), method="L-BFGS-B", options={"maxiter": 30}
-    )
+    start = np.log([0.01, 0.01, 0.01, 0.01, 0.6])
+    found = scipy.optimize.minimize(unlikelihood, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
     shared, inverse, weights = posterior(np.exp(found.x))
     left_out = weights / np.diag(inverse)  # errors of the predictions of candidates from all others
     surfaces = {}
-    for env, n in known:
+    for env, n in cells:
         mine = (game == env) & (length == n)
         effect = (shared[mine][0] * weights) @ x
         noise = left_out[mine].std()
@@ -150,38 +237,45 @@ def fitted(cells: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]) -> di
     return surfaces
 
 
-def better(surface: Surface, constant: np.ndarray, late: np.ndarray) -> float:
-    """The predicted probability that a seed under these numbers returns more than one of PPO."""
-    gain = features(np.stack([constant, late])[None])[0] @ surface.effect
+def better(surface: Surface, rows: np.ndarray, steps: int) -> float:
+    """The predicted probability that a seed under these numbers f64[7, 16] returns more than one of PPO."""
+    gain = features(at_length(rows, steps)[None])[0] @ surface.effect
     return float(scipy.stats.norm.cdf(gain / np.sqrt(2.0)))
 
 
+def at_length(rows: np.ndarray, steps: int) -> np.ndarray:
+    """f64[7, 16]: the numbers in lives of this length, with log10 N in the constants."""
+    found = rows.copy()
+    found[0] += rows[LENGTH] * (np.log10(steps) - 5.5)
+    found[LENGTH] = 0.0
+    return found
+
+
 def unpack(family: Family, x: np.ndarray) -> np.ndarray:
-    """f64[3, 16]: rows 1, n/N and log10 N - 5.5 of the numbers."""
-    rows = np.zeros((3, len(NAMES)))
-    shape = (3 if family.time_aware else 1, len(family.numbers))
-    rows[: shape[0], list(family.numbers)] = x.reshape(shape)
+    """f64[7, 16]: the numbers of a family, by rows of `INPUTS`."""
+    rows = np.zeros((len(INPUTS), len(NAMES)))
+    rows[np.ix_(family.rows, family.numbers)] = x.reshape(len(family.rows), len(family.numbers))
     return rows
 
 
-def at_length(rows: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(constant numbers, those of n/N) in lives of this length."""
-    return rows[0] + rows[2] * (np.log10(steps) - 5.5), rows[1]
+def room(rows: np.ndarray) -> float:
+    """The squared distance from PPO, within which an objective is taken."""
+    squares = (rows**2).sum(axis=1)
+    return float(squares[0] + squares[TIME] / 3 + squares[STATISTICS].sum() / 5)
 
 
-def read_off(family: Family, surfaces: dict[tuple[str, int], Surface], radius: float) -> np.ndarray:
-    """The rows f64[3, 16] of the family that maximise the mean probability within the radius, in units of SIGMA."""
+def read_off(family: Family, surfaces: Mapping[tuple[str, int], Surface], radius: float) -> np.ndarray:
+    """The rows f64[7, 16] of the family that maximise the mean probability within the radius, in units of SIGMA."""
     lengths = sorted({steps for _, steps in surfaces})
-    size = len(family.numbers) * (3 if family.time_aware else 1)
+    size = len(family.numbers) * len(family.rows)
 
     def loss(x):
         rows = unpack(family, x)
-        return -np.mean([better(s, *at_length(rows, steps)) for (_, steps), s in surfaces.items()])
+        return -np.mean([better(s, rows, steps) for (_, steps), s in surfaces.items()])
 
-    def room(x):
+    def left(x):
         rows = unpack(family, x)
-        pairs = [at_length(rows, steps) for steps in lengths]
-        return np.array([radius**2 - (a @ a) - (b @ b) / 3.0 for a, b in pairs])
+        return np.array([radius**2 - room(at_length(rows, steps)) for steps in lengths])
 
     rng = np.random.default_rng(0)
     tries = [
@@ -189,7 +283,7 @@ def read_off(family: Family, surfaces: dict[tuple[str, int], Surface], radius: f
             loss,
             0.1 * rng.normal(size=size),
             method="SLSQP",
-            constraints={"type": "ineq", "fun": room},
+            constraints={"type": "ineq", "fun": left},
             options={"maxiter": 200},
         )
         for _ in range(4)
@@ -197,51 +291,62 @@ def read_off(family: Family, surfaces: dict[tuple[str, int], Surface], radius: f
     return unpack(family, min(tries, key=lambda found: found.fun).x)
 
 
-def objective_of(family: Family, rows: np.ndarray, template: lo.ScheduledMirror) -> lo.ScheduledMirror:
-    """The objective of rows f64[3, 16] in units of SIGMA."""
-    values = jnp.asarray(SIGMA * rows, jnp.float32)
-    if not family.time_aware:
-        drift = lo.SoftClip.create(epsilon=template.drift.epsilon).replace(numbers=values[:1, :12].reshape(1, 2, 6))
-        return template.replace(drift=drift, numbers=values[:1, 12:], time_aware=False)
-    return template.replace(
-        drift=template.drift.replace(numbers=values[:, :12].reshape(3, 2, 6)), numbers=values[:, 12:]
-    )
+def objective_of(family: Family, rows: np.ndarray, epsilon: float = 0.2) -> lo.ScheduledMirror:
+    """The objective of rows f64[7, 16] in units of SIGMA, with the settings of MinAtar around it."""
+    values = jnp.asarray(SIGMA * rows[family.rows], jnp.float32)
+    sees = {"time_aware": family.time_aware, "sees_statistics": family.statistics}
+    drift = lo.SoftClip.create(epsilon=epsilon, **sees)
+    drift = drift.replace(numbers=values[:, :12].reshape(drift.numbers.shape))
+    return MINATAR_SETUP.loss.on(lo.ScheduledMirror.create(drift, **sees).replace(numbers=values[:, 12:]))
 
 
 def row_of(env: str, steps: int, surface: Surface, count: int) -> dict[str, Any]:
-    named = [*NAMES, *(f"n/N {name}" for name in NAMES), *(f"|{NAMES[j]}|" for j in EVEN)]
+    drawn = [f"{'' if row == '1' else row + ' '}{name}" for row in np.delete(INPUTS, LENGTH) for name in NAMES]
+    named = [*drawn, *(f"|{NAMES[j]}|" for j in EVEN)]
     return {
         "env": env,
         "total_steps": steps,
         "candidates": count,
         "explained": round(surface.explained, 3),
-        "effects": {name: round(float(e), 3) for name, e in zip(named, surface.effect, strict=True)},
+        "effects": {name: round(float(e), 3) for name, e in zip(named, surface.effect, strict=True) if e},
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--place", type=Path, default=ROOT / "benchmarks/searches/surface", help="of cells and objectives"
-    )
+    parser.add_argument("--place", type=Path, default=ROOT / "benchmarks/searches", help="of cells and objectives")
     args = parser.parse_args(argv)
-    found = cells(args.place)
-    surfaces = fitted({(env, n): (z, f[:, e]) for n, (z, f) in found.items() for e, env in enumerate(ENVS)})
-    report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "families": {}}
-    report["rows"] = [row_of(env, n, s, len(found[n][0])) for (env, n), s in surfaces.items()]
-    template = problem_of(FAMILY, ENVS, min(PARTS)).template
-    for name, family in FAMILIES.items():
-        for radius in RADII:
-            rows = read_off(family, surfaces, radius)
-            predicted = {f"{env}, {n:,}": round(better(s, *at_length(rows, n)), 3) for (env, n), s in surfaces.items()}
-            label = f"{name}-{radius:g}"
-            lo.save(objective_of(family, rows, template), args.place / f"{label}.safetensors")
-            report["families"][label] = {
-                "predicted P(better than PPO)": predicted,
-                "mean": round(float(np.mean(list(predicted.values()))), 3),
-                "numbers": {n: [round(SIGMA * x, 3) for x in column] for n, column in zip(NAMES, rows.T, strict=True)},
-            }
-            print(f"{label}: predicted P(better than PPO) {report['families'][label]['mean']:.3f}", flush=True)
+    measured = {name: lives.returns(args.place / f"surface-{name}") for name, lives in SETS.items()}
+    report: dict[str, Any] = provenance() | {"sigma": SIGMA, "sets": {}}
+    for names in [*((name,) for name in SETS), *([tuple(SETS)] if len(SETS) > 1 else [])]:
+        label = "+".join(names)
+        cells: dict[tuple[str, int], list[Returns]] = {}
+        for name in names:
+            for cell, lives in measured[name].items():
+                cells.setdefault(cell, []).append(lives)
+        surfaces = fitted(cells)
+        found = report["sets"][label] = {"seeds": [SETS[name].seed for name in names], "families": {}}
+        found["rows"] = [row_of(*cell, s, sum(len(f) for _, f in cells[cell])) for cell, s in surfaces.items()]
+        place = args.place / f"surface-{label}"
+        place.mkdir(parents=True, exist_ok=True)
+        for family_name, family in FAMILIES.items():
+            if not any(SETS[name].has(family) for name in names):
+                continue
+            for radius in RADII:
+                rows = read_off(family, surfaces, radius)
+                predicted = {f"{env}, {n:,}": round(better(s, rows, n), 3) for (env, n), s in surfaces.items()}
+                objective = f"{family_name}-{radius:g}"
+                lo.save(objective_of(family, rows), place / f"{objective}.safetensors")
+                found["families"][objective] = {
+                    "predicted P(better than PPO)": predicted,
+                    "mean": (mean := round(float(np.mean(list(predicted.values()))), 3)),
+                    "numbers": {
+                        name: [round(SIGMA * x, 3) for x in column[family.rows]]
+                        for name, column in zip(NAMES, rows.T, strict=True)
+                        if column.any()
+                    },
+                }
+                print(f"lives {label}, {objective}: predicted P(better than PPO) {mean:.3f}", flush=True)
     write_text(ROOT / "benchmarks/results/surface.json", json.dumps(report, indent=1) + "\n")
     return 0
 

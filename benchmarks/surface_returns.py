@@ -1,15 +1,17 @@
-"""What objectives read off the response surface return: `python -m benchmarks.surface_returns`, after `benchmarks.surface`.
+"""What objectives read off a response surface return: `python -m benchmarks.surface_returns`, after `benchmarks.surface`.
 
-Every family of `benchmarks.surface` at R = 2.5, beside PPO: in the games and at two of the lengths of the lives that they were
-read off, with seeds that no cell had; and on Freeway and CartPole, which they have not met, with the seeds of the validation in
-benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more than one of the
-second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
+Every family that was read off a set of lives (or off several, `--lives 1+2`) at R = 2.5, beside PPO: in three games and at two
+lengths of the lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the
+validation in benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more
+than one of the second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
 
-Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns.json. Half an hour on two idle cores.
+Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns-LIVES.json. Half an hour on two idle
+cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,16 +21,15 @@ import numpy as np
 
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import rows
-from benchmarks.surface import ENVS, FAMILIES, RADII
+from benchmarks.surface import FAMILIES, MINATAR, RADII
 from discover.agents.objectives import identity, resolve_objective
 from discover.evaluation.evaluate import evaluate
 from discover.results import statistics
 from discover.results.comparison import Comparison
 from discover.runs.store import write_text
 
-PLACE = ROOT / "benchmarks/searches/surface"
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {  # environments, lengths, seeds, first seed
-    "games of the surface": (ENVS, (262_144, 1_048_576), 8, 4343),
+    "games of the surface": (MINATAR, (262_144, 1_048_576), 8, 4343),
     "Freeway": (("Freeway-MinAtar",), (327_680, 1_048_576), 10, 55_000),
     "CartPole": (("CartPole-v1",), (131_072,), 10, 55_000),
 }
@@ -38,6 +39,9 @@ PAIRS = (
     ("ta_clip", "clip"),
     ("ta_clip", "tuned_ppo"),
     ("ta_clip", "ta_tuned_ppo"),
+    ("ta_statistics_tuned_ppo", "ta_tuned_ppo"),
+    ("ta_statistics_tuned_ppo", "statistics_tuned_ppo"),
+    ("statistics_tuned_ppo", "tuned_ppo"),
 )
 
 
@@ -53,10 +57,18 @@ def better(comparison: Comparison, ours: str, theirs: str) -> dict[str, statisti
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    del argv
-    files = {name: str(PLACE / f"{name}-{max(RADII):g}.safetensors") for name in FAMILIES}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lives", default="1", help="the set of lives that the objectives were read off: 1, 2 or 1+2")
+    args = parser.parse_args(argv)
+    place = ROOT / f"benchmarks/searches/surface-{args.lives}"
+    paths = {name: place / f"{name}-{max(RADII):g}.safetensors" for name in FAMILIES}
+    files = {name: str(path) for name, path in paths.items() if path.exists()}
+    if not files:
+        parser.error(f"{place} has no objectives: run `python -m benchmarks.surface` first.")
+    known = {"ppo", *files}
     report: dict[str, Any] = provenance() | {
-        "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()}
+        "lives": args.lives,
+        "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()},
     }
     for group, (envs, lengths, seeds, seed) in GROUPS.items():
         comparison = evaluate(
@@ -66,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             num_seeds=seeds,
             seed=seed,
             num_evals=20,
-            out=ROOT / "runs/surface-returns" / group.replace(" ", "-"),
+            out=ROOT / f"runs/surface-returns/{args.lives}" / group.replace(" ", "-"),
             progress=lambda line: print(line, flush=True),
         )
-        pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS}
+        pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS if {a, b} <= known}
         report[group] = {"seeds": seeds, "seed": seed, "better": pairs, "rows": rows(comparison, "ppo")}
         write_text(
-            ROOT / "benchmarks/results/surface-returns.json",
+            ROOT / f"benchmarks/results/surface-returns-{args.lives}.json",
             json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n",
         )
         for pair, parts in pairs.items():

@@ -65,7 +65,10 @@ def usual_setup(env: Any) -> Setup:
         return SHUFFLED_GRID if env_name.startswith("gridworld/rand_") else GRID
     if env_name.endswith("-MinAtar"):
         return MINATAR
-    return CONTINUOUS if env_name in ("Pendulum-v1", "MountainCarContinuous-v0") else CLASSIC
+    return CONTINUOUS if env_name in CONTINUOUS_NAMES else CLASSIC
+
+
+CONTINUOUS_NAMES = ("Pendulum-v1", "MountainCarContinuous-v0", "Reacher-misc", "Swimmer-misc", "PointRobot-misc")
 
 
 # purejaxrl's, value clip included: without it two of eight CartPole agents end below the top.
