@@ -22,12 +22,12 @@ from discover.results.statistics import Interval, interval, iqm_interval, probab
 
 RESULTS = ROOT / "benchmarks/results"
 CELLS = {
-    "CartPole-v1": ("ppo", "dpo", "lpo"),
+    "CartPole-v1": ("ppo", "dpo", "lpo_2026_11"),
     "Acrobot-v1": ("ppo",),
     "Pendulum-v1": ("ppo",),
     "brax/inverted_pendulum@spring": ("ppo",),
-    "Breakout-MinAtar": ("ppo", "dpo", "lpo", "ta_lpo"),
-    "Freeway-MinAtar": ("ppo", "lpo"),
+    "Breakout-MinAtar": ("ppo", "dpo", "lpo_2026_11", "ta_lpo_2026_11"),
+    "Freeway-MinAtar": ("ppo", "lpo_2026_11"),
     "Asterix-MinAtar": ("ppo",),
     "SpaceInvaders-MinAtar": ("ppo", "dpo"),
 }

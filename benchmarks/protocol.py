@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import envs
+import learned_objectives as lo
 from benchmarks import returns
 from benchmarks.record import ROOT, provenance
 from discover.agents.objectives import fingerprint, resolve_objective
 from discover.evaluation.evaluate import evaluate
 from discover.results.comparison import Comparison, Trial
 from discover.runs.store import write_text
+from learned_objectives.cards import TESTED
 
 FILE = ROOT / "benchmarks/protocol.toml"
 SETS = ("validation", "test")
@@ -124,9 +126,25 @@ def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[st
             name: {part: returns.better_over_all(of, name, protocol.baseline) for part, of in parts.items()}
             for name in names
         },
+        "better than one another": {
+            f"{one} over {other}": {part: returns.better_over_all(of, one, other) for part, of in parts.items()}
+            for one in names
+            for other in names
+            if one != other
+        },
         "did not fit": [{"objective": name, "env": env, "why": why} for (name, env), why in comparison.misfits.items()],
         "rows": returns.rows(comparison, protocol.baseline),
     }
+
+
+def write_cards(protocol: Protocol, comparison: Comparison) -> None:
+    """Put the test into the file from which the cards of shipped objectives are made."""
+    tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
+    about = "test set, agents as usual for each environment"
+    group = returns.Group(about, tuple(comparison.objectives), protocol.baseline, {}, seen=protocol.train)
+    for name in set(comparison.objectives) & set(lo.available()) - {protocol.baseline}:
+        tested.setdefault(name, {})["test"] = returns.card(comparison, name, group, protocol.seeds)
+    write_text(TESTED, json.dumps(tested, indent=1) + "\n")
 
 
 def require_new(report: dict[str, Any], protocol: Protocol, objectives: Sequence[str]) -> None:
@@ -156,11 +174,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = json.loads(path.read_text()) if path.exists() else {}
         require_new(before, protocol, args.objectives if args.set == "test" else ())
         names = dict.fromkeys((*before.get("objectives", {}), *args.objectives))
-        report = report_of(protocol, args.set, measure(protocol, args.set, list(names), args.cells))
+        comparison = measure(protocol, args.set, list(names), args.cells)
     except (ValueError, OSError) as error:
         print(f"benchmarks.protocol: {error}", file=sys.stderr)
         return 2
+    report = report_of(protocol, args.set, comparison)
     write_text(path, json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n")
+    if args.set == "test" and args.report is None:
+        write_cards(protocol, comparison)
     for name, parts in report[f"better than {protocol.baseline}"].items():
         print(
             f"{name}: P(better than {protocol.baseline}) " + ", ".join(f"{part} {p:.2f}" for part, p in parts.items())

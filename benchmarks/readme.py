@@ -22,7 +22,14 @@ from discover.results import references
 from discover.results.statistics import Interval, interval, iqm_interval, probability_of_improvement
 
 RESULTS = ROOT / "benchmarks/results"
-NAMES = {"ppo": "PPO", "a2c": "no drift", "dpo": "DPO", "mdpo": "MDPO", "lpo": "LPO", "ta_lpo": "TA-LPO"}
+NAMES = {
+    "ppo": "PPO",
+    "a2c": "no drift",
+    "dpo": "DPO",
+    "mdpo": "MDPO",
+    "lpo_2026_11": "LPO (2026-11)",
+    "ta_lpo_2026_11": "TA-LPO (2026-11)",
+}
 OF_RULES = {"a2c": "A2C", "lpg": "LPG", "groove": "GROOVE", "ta_lpg": "TA-LPG"}
 RULES = {"lpg_small": "LPG", "groove_small": "GROOVE", "lpg_es_small": "LPG by evolution", "ta_lpg_small": "TA-LPG"}
 MATTERS = 1e-3  # share of samples that PPO's clip cuts, below which a trial cannot tell drifts from one another
@@ -100,12 +107,22 @@ def returns_table(
 
 def drifts(group: dict[str, Any]) -> str:
     return returns_table(
-        group, [n for n in NAMES if n in group["objectives"]], ["lpo", "ta_lpo"], GROUPS["drifts"].seen, cut=True
+        group,
+        [n for n in NAMES if n in group["objectives"]],
+        ["lpo_2026_11", "ta_lpo_2026_11"],
+        GROUPS["drifts"].seen,
+        cut=True,
     )
 
 
 def horizons(group: dict[str, Any]) -> str:
-    return returns_table(group, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], GROUPS["horizons"].seen, cut=False)
+    return returns_table(
+        group,
+        ["ppo", "lpo_2026_11", "ta_lpo_2026_11"],
+        ["lpo_2026_11", "ta_lpo_2026_11"],
+        GROUPS["horizons"].seen,
+        cut=False,
+    )
 
 
 def networks(group: dict[str, Any]) -> str:
@@ -212,7 +229,7 @@ def found(replication: dict[str, Any], horizons: dict[str, Any], report: dict[st
     }
     rows = [
         [NAMES[name], where, "P(better than PPO)", f"{better_over(chosen, name):.2f}", "0.5"]
-        for name in ("lpo", "ta_lpo")
+        for name in ("lpo_2026_11", "ta_lpo_2026_11")
         for where, chosen in drift_tests.items()
     ]
     a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"

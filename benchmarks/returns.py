@@ -36,8 +36,11 @@ Found = dict[tuple[Trial, str], Curve]
 
 SEEDS = 10
 SEED = 91_000  # far from the seeds of searches, references and validation
-DRIFTS = tuple(name for name in ("ppo", "a2c", "dpo", "mdpo", "lpo", "ta_lpo") if name in lo.available())
-SEEN = ("Breakout-MinAtar", "Freeway-MinAtar")  # what `lpo` and `ta_lpo` were searched on
+DRIFTS = tuple(
+    name for name in ("ppo", "a2c", "dpo", "mdpo", "lpo_2026_11", "ta_lpo_2026_11") if name in lo.available()
+)
+UNSEARCHED = ("ppo", "a2c", "dpo", "mdpo")
+SEEN = ("Breakout-MinAtar", "Freeway-MinAtar")  # what `lpo_2026_11` and `ta_lpo_2026_11` were searched on
 MINATAR_STEPS = 262_144
 
 
@@ -91,7 +94,7 @@ GROUPS = {
     ),
     "horizons": Group(
         "drifts in lives of half, equal and twice the length they were searched in, agents as in that search",
-        tuple(name for name in DRIFTS if name in ("ppo", "lpo", "ta_lpo")),
+        tuple(name for name in DRIFTS if name in ("ppo", "lpo_2026_11", "ta_lpo_2026_11")),
         "ppo",
         {
             name: (MINATAR_STEPS // 2, MINATAR_STEPS, 2 * MINATAR_STEPS)
@@ -99,7 +102,7 @@ GROUPS = {
         },
         SEEN,
         cells="drifts",  # whose agents and lengths of life are those of the search
-        pairs=(("ta_lpo", "lpo"),),
+        pairs=(("ta_lpo_2026_11", "lpo_2026_11"),),
     ),
 }
 
@@ -274,7 +277,7 @@ def card(comparison: Comparison, name: str, asked: Group, seeds: int = SEEDS) ->
         mine, theirs = (statistics.iqm_interval(curves[which].final) for which in (name, asked.baseline))
         digits = ".1f" if max(map(abs, (*mine, *theirs))) >= 10 else ".2f"
         row = {
-            "environment": trial.env + (" (searched on)" if trial.env in asked.seen and "lpo" in name else ""),
+            "environment": trial.env + (" (searched on)" if trial.env in asked.seen and name not in UNSEARCHED else ""),
             "steps": f"{trial.total_steps:,}",
             "return": f"{mine:{digits}}",
         }
@@ -346,7 +349,7 @@ def main() -> None:
                 f"{args.cells} holds no cell of {asked.baseline} in {group}: leave --as-is out, to train them."
             )
         parts = {"all": comparison, "never seen": unseen(comparison, asked)}
-        if not {"lpo", "ta_lpo"} & set(comparison.objectives) or not parts["never seen"].curves:
+        if not {"lpo_2026_11", "ta_lpo_2026_11"} & set(comparison.objectives) or not parts["never seen"].curves:
             del parts["never seen"]
         report[group] = provenance() | {
             "about": asked.about,

@@ -1,8 +1,12 @@
-"""Put a discovered objective into `learned_objectives/weights`: `python -m benchmarks.ship lpg runs/a,runs/b,runs/c`.
+"""Put a discovered objective into `learned_objectives/weights`.
+
+    python -m benchmarks.ship lpg runs/a,runs/b,runs/c       # meta-seeds of one search
+    python -m benchmarks.ship ta_lpo --lives 1+2             # read off a response surface (benchmarks/surface.py)
 
 Of several meta-seeds the one is shipped that is best in validation: in worlds or games that are neither those it was searched
 in nor those its card reports. For update rules of LPG's family that is one of the worlds in benchmarks/results/worlds.json,
-from which their cards are made; for drifts, games of gymnax beside PPO, and `python -m benchmarks.returns` comes after.
+from which their cards are made. For drifts that are networks it is games of gymnax beside PPO, and `python -m benchmarks.returns`
+comes after. For objectives read off a response surface, `python -m benchmarks.protocol test` comes after.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import learned_objectives as lo
+from benchmarks import surface
 from benchmarks.record import ROOT
 from discover.evaluation.evaluate import evaluate
 from discover.results import statistics
@@ -30,12 +35,21 @@ SEED = 63_000  # far from the seeds of searches, references and comparisons
 
 SUMMARIES = {
     "lpo": (
+        "PPO with six searched constants: a width of the clip for each sign of the advantage, the weights of entropy and value, "
+        "lambda and the value clip.",
+        "Lu et al. 2022, arXiv:2210.05639 (discovery); Box and Wilson 1951 (search)",
+    ),
+    "ta_lpo": (
+        "PPO with constants that change over a life and with its length: those of `lpo`, each with multiples of n/N and log10 N.",
+        "Jackson et al. 2024, arXiv:2402.05828 (time-aware objectives); Box and Wilson 1951 (search)",
+    ),
+    "lpo_2026_11": (
         "A drift, found by evolution on Breakout and Freeway of MinAtar: PPO's clip and what a small network adds to it.",
         "Lu et al. 2022, arXiv:2210.05639",
     ),
-    "ta_lpo": (
-        "A time-aware drift, found by evolution on Breakout and Freeway of MinAtar: as `lpo`, and shown how far its agent's "
-        "life has come.",
+    "ta_lpo_2026_11": (
+        "A time-aware drift, found by evolution on Breakout and Freeway of MinAtar: `lpo_2026_11` with the time in a life as an "
+        "input.",
         "Jackson et al. 2024, arXiv:2402.05828",
     ),
     "lpg": (
@@ -53,6 +67,12 @@ SUMMARIES = {
         "Jackson et al. 2024, arXiv:2402.05828",
     ),
 }
+
+
+SURFACE = {
+    "lpo": "tuned_ppo",
+    "ta_lpo": "ta_tuned_ppo",
+}  # the family of an objective that was read off a response surface
 
 
 def choose(worlds: dict[str, Any], search: str) -> int:
@@ -137,32 +157,68 @@ def rule_card(search: str, runs: list[str], results: Path) -> tuple[int, dict[st
     }
 
 
+def surface_objective(name: str, lives: str) -> tuple[lo.Objective, dict[str, Any]]:
+    """(the objective read off these sets of lives, its record)."""
+    report = json.loads((ROOT / "benchmarks/results/surface.json").read_text())
+    sets = [surface.SETS[each] for each in lives.split("+")]
+    family = SURFACE[name]
+    cells = [cell for each in sets for cell in each.cells]
+    envs = dict.fromkeys(env for cell in cells for env in cell.envs)
+    steps = sum(cell.steps * sum(cell.parts) * len(cell.envs) for cell in cells)
+    lengths = sorted({cell.steps for cell in cells})
+    search = {
+        "method": f"a response surface (`python -m benchmarks.surface`), family `{family}`",
+        "trained on": ", ".join(envs),
+        "lives": f"{' and '.join(f'{n:,}' for n in lengths)} environment steps",
+        "sets of lives": f"{len(sets)}, seeds {', '.join(str(each.seed) for each in sets)}",
+        "environment steps in all": f"{steps:.3g}",
+        "made with": ", ".join(f"{k} {v}" for k, v in report["versions"].items() if v),
+        "commit": report["commit"],
+    }
+    objective = lo.load(ROOT / f"benchmarks/searches/surface-{lives}/{family}.safetensors")
+    loses = (
+        "Lives of the search are at most 1,048,576 steps long. The weights of entropy and value, lambda and the value clip were "
+        "searched together with the clip: an agent that takes the clip alone has another objective."
+    )
+    return objective, {"search": search, "env_steps": steps, "card": {"loses": loses}}
+
+
+def run_objective(name: str, runs: list[str], search: str | None, worlds: Path) -> tuple[lo.Objective, dict[str, Any]]:
+    """(the best of several meta-seeds, its record)."""
+    if name in ("lpo_2026_11", "ta_lpo_2026_11"):
+        which, said = drift_card(runs)
+    else:
+        which, said = rule_card(search or f"{name}_small", runs, worlds)
+    source = Path(runs[which]) / "objective.safetensors"
+    log = read_rows(Path(runs[which]) / "metrics.jsonl")
+    spent = {"wall_seconds": round(sum(row["seconds"] for row in log))} if log else {}
+    return lo.load(source), lo.record(source) | spent | {"card": said}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SUMMARIES, help="to ship it under")
     parser.add_argument(
-        "runs", help="run,run,...: meta-seeds of one search, an update rule's as its results were made with"
+        "runs",
+        nargs="?",
+        help="run,run,...: meta-seeds of one search, an update rule's as its results were made with",
     )
+    parser.add_argument("--lives", help="in place of runs: the sets of lives of a response surface, 1+2 for two")
     parser.add_argument("--search", help="an update rule's name in the results (default: NAME_small)")
     parser.add_argument("--worlds", type=Path, default=ROOT / "benchmarks/results/worlds.json")
     args = parser.parse_args()
-    runs = args.runs.split(",")
-    if args.name in ("lpo", "ta_lpo"):
-        which, said = drift_card(runs)
+    if (args.runs is None) == (args.lives is None):
+        parser.error("give runs, or --lives.")
+    if (args.lives is not None) != (args.name in SURFACE):
+        parser.error(f"--lives is for {' and '.join(SURFACE)}, and runs are for the others.")
+    if args.lives:
+        objective, record = surface_objective(args.name, args.lives)
     else:
-        which, said = rule_card(args.search or f"{args.name}_small", runs, args.worlds)
-    source = Path(runs[which]) / "objective.safetensors"
-    objective = lo.load(source)
+        objective, record = run_objective(args.name, args.runs.split(","), args.search, args.worlds)
     summary, reference = SUMMARIES[args.name]
-    card = {"summary": summary, "reference": reference} | said
-    log = read_rows(Path(runs[which]) / "metrics.jsonl")
-    spent = {"wall_seconds": round(sum(row["seconds"] for row in log))} if log else {}
+    card = {"summary": summary, "reference": reference} | record["card"]
     WEIGHTS.mkdir(exist_ok=True)
-    lo.save(
-        objective,
-        WEIGHTS / f"{args.name}.safetensors",
-        lo.record(source) | spent | {"card": card, "probe": lo.probe(objective)},
-    )
+    lo.save(objective, WEIGHTS / f"{args.name}.safetensors", record | {"card": card, "probe": lo.probe(objective)})
     if TESTED.exists():  # what was measured was another one
         known = json.loads(TESTED.read_text())
         known.pop(args.name, None)

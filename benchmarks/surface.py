@@ -17,9 +17,9 @@ A family is the set of numbers that may move, and what they may depend on. Of a 
 
     mean over games and lengths of Phi((the sum above, at x) / (sqrt(2) s)),    x(N) = a + c (log10 N - 5.5) in place of z
 
-within ||x(N)||^2 + ||x'||^2 / 3 + sum_k ||x_k||^2 / 5 <= R^2. s is the deviation of the residuals. This is the predicted
-probability that a seed returns more than one of PPO. 1/3 is the mean square of n/N. A statistic's mean square in lives of PPO is
-0.5 to 5 in the games of `SETS`.
+where the mean of ||x(N) + x' n/N + sum_k x_k s_k||^2 over lives of PPO is at most R^2: the mean squared distance of the numbers
+from PPO's. s_k are the statistics in these lives, s is the deviation of the residuals. The sum above is the predicted probability
+that a seed returns more than one of PPO.
 
 `SETS` has the sets of lives; each is an independent draw. Families are read off each set and off all of them together, where the
 set has what they depend on. Cells and objectives are kept in benchmarks/searches. Writes benchmarks/results/surface.json.
@@ -57,7 +57,8 @@ PPO = tuple(
 INPUTS = inputs.names(time_aware=True, sees_statistics=True)
 TIME, LENGTH, STATISTICS = 1, 2, slice(3, len(INPUTS))  # rows of numbers: those of n/N, log10 N - 5.5 and statistics
 STATISTICS_SIGMA = 0.15
-RADII = (1.5, 2.5)  # R, in units of SIGMA
+RADIUS = 3.0  # R, in units of SIGMA. The root mean square of the draws of PPO's six numbers is 2.8 without statistics, 3.6 with
+MOMENTS = 8  # of a life at which the statistics of PPO are measured
 
 Returns = tuple[np.ndarray, np.ndarray]  # of one set of lives: numbers f64[C, 7, 16] in units of SIGMA, returns f64[C]
 
@@ -258,13 +259,45 @@ def unpack(family: Family, x: np.ndarray) -> np.ndarray:
     return rows
 
 
-def room(rows: np.ndarray) -> float:
-    """The squared distance from PPO, within which an objective is taken."""
-    squares = (rows**2).sum(axis=1)
-    return float(squares[0] + squares[TIME] / 3 + squares[STATISTICS].sum() / 5)
+def seen(place: Path) -> np.ndarray:
+    """f64[S, 7]: inputs in a life of PPO in each game, evenly over n/N; that of log10 N is 0. From disk if it is there."""
+    path = place / "inputs-of-ppo.json"
+    if not path.exists():
+        envs = dict.fromkeys(env for lives in SETS.values() for cell in lives.cells for env in cell.envs)
+        write_text(path, json.dumps({env: inputs_of_ppo(env) for env in envs}, indent=1) + "\n")
+    return np.concatenate([np.asarray(x, np.float64) for x in json.loads(path.read_text()).values()])
 
 
-def read_off(family: Family, surfaces: Mapping[tuple[str, int], Surface], radius: float) -> np.ndarray:
+def inputs_of_ppo(env: str, steps: int = 2**18) -> list[list[float]]:
+    """[MOMENTS, 7]: what an objective reads at (k + 1/2) / MOMENTS of one life."""
+    family = SoftClipConfig(time_aware=True, sees_statistics=True, schedules=True)
+    problem = problem_of(family, (env,), steps)
+    setting = problem.settings[0]
+    key = problem.key("start", 0)
+    task = setting.tasks(key)
+    updates = setting.agent.config.num_updates(steps)
+
+    @jax.jit
+    def at(key, number):
+        state, _ = setting.agent.train(problem.template, task, key, num_updates=number)
+        return setting.agent.progress(task, state)
+
+    rows = []
+    for k in range(MOMENTS):
+        progress = at(key, jnp.int32(round(updates * (k + 0.5) / MOMENTS)))
+        x = inputs.values(progress, time_aware=True, sees_statistics=True)
+        rows.append([0.0 if i == LENGTH else round(float(v), 4) for i, v in enumerate(x)])
+    return rows
+
+
+def room(rows: np.ndarray, seen: np.ndarray) -> float:
+    """The mean squared distance of the numbers from PPO's, over inputs f64[S, 7]."""
+    return float(((seen @ rows) ** 2).sum(axis=1).mean())
+
+
+def read_off(
+    family: Family, surfaces: Mapping[tuple[str, int], Surface], radius: float, seen: np.ndarray
+) -> np.ndarray:
     """The rows f64[7, 16] of the family that maximise the mean probability within the radius, in units of SIGMA."""
     lengths = sorted({steps for _, steps in surfaces})
     size = len(family.numbers) * len(family.rows)
@@ -275,7 +308,7 @@ def read_off(family: Family, surfaces: Mapping[tuple[str, int], Surface], radius
 
     def left(x):
         rows = unpack(family, x)
-        return np.array([radius**2 - room(at_length(rows, steps)) for steps in lengths])
+        return np.array([radius**2 - room(at_length(rows, steps), seen) for steps in lengths])
 
     rng = np.random.default_rng(0)
     tries = [
@@ -317,7 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--place", type=Path, default=ROOT / "benchmarks/searches", help="of cells and objectives")
     args = parser.parse_args(argv)
     measured = {name: lives.returns(args.place / f"surface-{name}") for name, lives in SETS.items()}
-    report: dict[str, Any] = provenance() | {"sigma": SIGMA, "sets": {}}
+    inputs_seen = seen(args.place)
+    report: dict[str, Any] = provenance() | {"radius": RADIUS, "sigma": SIGMA, "sets": {}}
     for names in [*((name,) for name in SETS), *([tuple(SETS)] if len(SETS) > 1 else [])]:
         label = "+".join(names)
         cells: dict[tuple[str, int], list[Returns]] = {}
@@ -332,21 +366,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for family_name, family in FAMILIES.items():
             if not any(SETS[name].has(family) for name in names):
                 continue
-            for radius in RADII:
-                rows = read_off(family, surfaces, radius)
-                predicted = {f"{env}, {n:,}": round(better(s, rows, n), 3) for (env, n), s in surfaces.items()}
-                objective = f"{family_name}-{radius:g}"
-                lo.save(objective_of(family, rows), place / f"{objective}.safetensors")
-                found["families"][objective] = {
-                    "predicted P(better than PPO)": predicted,
-                    "mean": (mean := round(float(np.mean(list(predicted.values()))), 3)),
-                    "numbers": {
-                        name: [round(SIGMA * x, 3) for x in column[family.rows]]
-                        for name, column in zip(NAMES, rows.T, strict=True)
-                        if column.any()
-                    },
-                }
-                print(f"lives {label}, {objective}: predicted P(better than PPO) {mean:.3f}", flush=True)
+            rows = read_off(family, surfaces, RADIUS, inputs_seen)
+            predicted = {f"{env}, {n:,}": round(better(s, rows, n), 3) for (env, n), s in surfaces.items()}
+            lo.save(objective_of(family, rows), place / f"{family_name}.safetensors")
+            found["families"][family_name] = {
+                "predicted P(better than PPO)": predicted,
+                "mean": (mean := round(float(np.mean(list(predicted.values()))), 3)),
+                "numbers": {
+                    name: [round(SIGMA * x, 3) for x in column[family.rows]]
+                    for name, column in zip(NAMES, rows.T, strict=True)
+                    if column.any()
+                },
+            }
+            print(f"lives {label}, {family_name}: predicted P(better than PPO) {mean:.3f}", flush=True)
     write_text(ROOT / "benchmarks/results/surface.json", json.dumps(report, indent=1) + "\n")
     return 0
 

@@ -1,6 +1,6 @@
 """What objectives read off a response surface return: `python -m benchmarks.surface_returns`, after `benchmarks.surface`.
 
-Every family that was read off a set of lives (or off several, `--lives 1+2`) at R = 2.5, beside PPO: in three games and at two
+Every family that was read off a set of lives (or off several, `--lives 1+2`), beside PPO: in three games and at two
 lengths of the lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the
 validation in benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more
 than one of the second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.record import ROOT, provenance
 from benchmarks.returns import rows
-from benchmarks.surface import FAMILIES, MINATAR, RADII
+from benchmarks.surface import FAMILIES, MINATAR
 from discover.agents.objectives import identity, resolve_objective
 from discover.evaluation.evaluate import evaluate
 from discover.results import statistics
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lives", default="1", help="the set of lives that the objectives were read off: 1, 2 or 1+2")
     args = parser.parse_args(argv)
     place = ROOT / f"benchmarks/searches/surface-{args.lives}"
-    paths = {name: place / f"{name}-{max(RADII):g}.safetensors" for name in FAMILIES}
+    paths = {name: place / f"{name}.safetensors" for name in FAMILIES}
     files = {name: str(path) for name, path in paths.items() if path.exists()}
     if not files:
         parser.error(f"{place} has no objectives: run `python -m benchmarks.surface` first.")

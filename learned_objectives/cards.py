@@ -18,6 +18,7 @@ from learned_objectives.library import CLOSED_FORMS, load, record
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
+from learned_objectives.soft_clip import SoftClip
 
 OWN = ("return", "this rule")  # columns of an objective's own results; its baseline's is the next
 TESTED = Path(__file__).with_name("tested.json")  # name -> comparison -> {score, rows, loses}
@@ -71,6 +72,7 @@ def card(name_or_path: str | os.PathLike) -> str:
         said.get("summary", ""),
         f"Reference: {said['reference']}." if "reference" in said else "",
         _section("How it was made", _made(how)),
+        _section("Its numbers", _numbers(objective)),
         _section("What it expects", _expects(objective, _mapping(_mapping(how, "recipe"), "agent"))),
         _section("How to use it", f"```python\n{_use(objective, name)}\n```"),
         _section("Where it was tested", "\n\n".join(filter(None, tables))),
@@ -96,7 +98,7 @@ def _section(title: str, text: str) -> str:
 def _made(how: Mapping[str, Any]) -> str:
     recipe = _mapping(how, "recipe")
     if not recipe:
-        return ""
+        return "\n".join(f"- {name}: {value}" for name, value in _mapping(how, "search").items())
     kind = recipe.get("method") or _mapping(recipe, "search").get("kind")  # `method` in records of version 0.1
     names = {"evolution": "evolution", "rolling": "evolution", "metagrad": "meta-gradients"}
     search = names.get(str(kind), "a search")
@@ -115,6 +117,12 @@ def _made(how: Mapping[str, Any]) -> str:
         ("commit", how.get("commit")),
     ]
     return "\n".join(f"- {name}: {value}" for name, value in rows if value)
+
+
+def _numbers(objective: Objective | Drift) -> str:
+    """The formulas of an objective of few numbers."""
+    found = objective.formulas() if isinstance(objective, (ScheduledMirror, SoftClip)) else {}
+    return "\n".join(f"- {name}: `{text}`" for name, text in found.items())
 
 
 def _mapping(how: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -204,10 +212,18 @@ def _use(objective: Objective | Drift, name: str) -> str:
         return f"import discover\n\ndiscover.train({name})"
     statistics = ", lo.Statistics(kl, entropy, explained_variance, clipped)" if drift.needs_statistics else ""
     progress = f", lo.Progress(step, lifetime{statistics})" if drift.needs_progress or statistics else ""
-    return (
-        f"import learned_objectives as lo\n\nobjective = lo.load({name})\n"
-        f"policy_loss = -objective.surrogate(log_ratio, advantage{progress}).mean()"
-    )
+    lines = [
+        "import learned_objectives as lo\n",
+        f"objective = lo.load({name})",
+        f"policy_loss = -objective.surrogate(log_ratio, advantage{progress}).mean()",
+    ]
+    if isinstance(objective, ScheduledMirror):
+        lines += [
+            f"settings = objective.settings({progress.removeprefix(', ') or 'lo.Progress(step, lifetime)'})",
+            "loss = policy_loss + settings.value_coef * value_loss - settings.entropy_coef * entropy",
+            "# settings.gae_lambda: lambda of the advantages; settings.value_clip: PPO2's limit of a value's change",
+        ]
+    return "\n".join(lines)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,17 @@ def names(time_aware: bool, sees_statistics: bool) -> tuple[str, ...]:
     return ("1", *(TIME if time_aware else ()), *(STATISTICS if sees_statistics else ()))
 
 
+def formula(column: jax.Array, names: tuple[str, ...]) -> str:
+    """sum_i x_i column_i with numbers, "0.31 + 0.29 n/N": for readers. "0" where every number rounds to 0.00."""
+    terms = [(round(float(value), 2), name) for value, name in zip(column, names, strict=True)]
+    text = ""
+    for value, name in terms:
+        if value:
+            sign = ("-" if value < 0 else "") if not text else (" - " if value < 0 else " + ")
+            text += sign + f"{abs(value):.2f}" + ("" if name == "1" else f" ({name})" if " " in name else f" {name}")
+    return text or "0"
+
+
 def combine(
     rows: jax.Array, progress: Progress | None, *, time_aware: bool, sees_statistics: bool, owner: str
 ) -> jax.Array:
@@ -30,6 +41,15 @@ def combine(
     """
     if not (time_aware or sees_statistics):
         return rows[0]
+    x = values(progress, time_aware=time_aware, sees_statistics=sees_statistics, owner=owner)
+    x = jnp.stack(jnp.broadcast_arrays(*x), -1)
+    return (x.reshape(*x.shape, *(1,) * (rows.ndim - 1)) * rows).sum(x.ndim - 1)
+
+
+def values(
+    progress: Progress | None, *, time_aware: bool, sees_statistics: bool, owner: str = "reader"
+) -> list[jax.Array]:
+    """The R inputs at a moment of a life, in the order of `names`. Raises as `combine` does."""
     x = []
     if time_aware:
         moment = require(progress, f"a time-aware {owner}")
@@ -37,5 +57,4 @@ def combine(
     if sees_statistics:
         s = require_statistics(progress, f"a {owner} that sees statistics")
         x += [jnp.clip(y, -MOST, MOST) for y in (s.kl / 0.01, s.entropy, s.explained_variance, s.clipped / 0.1)]
-    x = jnp.stack(jnp.broadcast_arrays(jnp.ones_like(x[0]), *x), -1)
-    return (x.reshape(*x.shape, *(1,) * (rows.ndim - 1)) * rows).sum(x.ndim - 1)
+    return [jnp.ones_like(x[0]) if x else jnp.ones(()), *x]

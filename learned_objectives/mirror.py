@@ -147,6 +147,21 @@ class ScheduledMirror(Mirror):
         found = self.settings(progress)._asdict()  # type: ignore[arg-type]
         return {name: round(float(value), 5) for name, value in found.items() if value is not None}
 
+    def formulas(self) -> dict[str, str]:
+        """{"entropy weight": "0.01 exp(0.11 - 0.35 n/N)", ...}: of numbers that are not zero, the drift's first."""
+        names = inputs.names(self.time_aware, self.sees_statistics)
+        settings = (
+            ("entropy weight", f"{self.entropy_coef:g}"),
+            ("value weight", f"{self.value_coef:g}"),
+            ("1 - lambda", f"{round(1.0 - self.gae_lambda, 6):g}"),
+            ("value clip", f"{self.value_clip:g}" if self.value_clip is not None else ""),
+        )
+        found = dict(getattr(self.drift, "formulas", dict)())
+        for (name, base), column in zip(settings, self.numbers.T, strict=True):
+            if base and (text := inputs.formula(column, names)) != "0":
+                found[name] = f"{base} exp({text})"
+        return found
+
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""
         expected = (len(inputs.names(self.time_aware, self.sees_statistics)), len(NUMBERS))

@@ -123,6 +123,23 @@ class SoftClip(Drift):
             found[sign] = {name: round(float(value), 4) for name, value in zip(NUMBERS, values, strict=True)}
         return found
 
+    def formulas(self) -> dict[str, str]:
+        """{"width, A > 0": "0.2 exp(0.31 + 0.29 n/N)", ...}: of the numbers that are not zero, for readers."""
+        forms = (
+            f"{self.epsilon:g} exp({{}})",
+            "|1 + {}|",
+            "min(|{}|, 1)",
+            "{}",
+            f"{self.epsilon:g} exp({{}})",
+            "|{}|",
+        )
+        found = {}
+        for s, sign in enumerate((">", "<")):
+            for k, (name, form) in enumerate(zip(NUMBERS, forms, strict=True)):
+                if (text := inputs.formula(self.numbers[:, s, k], self.inputs)) != "0":
+                    found[f"{name.replace('_', ' ')}, A {sign} 0"] = form.format(text)
+        return found
+
     def validate(self) -> None:
         """Raise ValueError with a sentence if the fields do not fit together, as in a file made by hand."""
         expected = (len(self.inputs), len(SIGNS), len(NUMBERS))

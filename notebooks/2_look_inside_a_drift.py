@@ -43,16 +43,16 @@ NUM_POINTS = 41 if SMALL else 401  # of a curve
 NUM_EPOCHS = 20 if SMALL else 200  # of a policy update
 
 # %% [markdown]
-# The notebook uses four drifts, and later a fifth that depends on time. Three are formulas. LPO is a network of eight features
+# The notebook uses four drifts, and later two that may depend on time. Three are formulas. LPO here is `lpo_2026_11`: a network of eight features
 # of $r$ and $A$ without biases, added to PPO's drift. Evolution set its weights on two MinAtar games, and started from PPO.
-# `lo.card("lpo")` has the details.
+# `lo.card("lpo_2026_11")` has the details.
 
 # %%
 drifts = {
     "none (A2C)": lo.NoDrift(),
     "PPO": lo.Clip(epsilon=0.2),
     "DPO": lo.DPO(),
-    "LPO": lo.load("lpo").drift,
+    "LPO": lo.load("lpo_2026_11").drift,
 }
 styles = dict(zip(drifts, zip(COLOURS, ("-", "--", "-", "-."), strict=False), strict=False))
 
@@ -195,7 +195,7 @@ for label, drift in broken.items():
 # here?
 
 # %%
-ta_lpo = lo.load("ta_lpo").drift
+ta_lpo = lo.load("ta_lpo_2026_11").drift
 LIFETIME = 1e6  # environment steps
 moments = {f"TA-LPO, n/N = {f:g}": lo.Progress(f * LIFETIME, LIFETIME) for f in (0.0, 0.5, 1.0)}
 styles |= dict(zip(moments, zip(COLOURS, ("-", "--", "-."), strict=False), strict=False))
@@ -210,7 +210,17 @@ slices(dict.fromkeys(moments, ta_lpo), moments)
 plots.drift_landscape({"TA-LPO": ta_lpo}, fractions=(0.0, 0.5, 1.0))
 
 # %% [markdown]
-# A longer search could find more. At $n/N = 0$ the second half of the features is zero, and it grows with time: the first layer is
+# A later search found numbers that do change. `ta_lpo` is PPO's clip with a width for each sign of $A$, and with weights around it.
+# Each of these is a formula in $n/N$ and $\log_{10} N$. The figure shows the weights; a dashed line is PPO's value.
+
+# %%
+later = lo.load("ta_lpo")
+for name, formula in later.formulas().items():
+    print(f"{name}: {formula}")
+plots.schedules(later)
+
+# %% [markdown]
+# A network could change over a life too. At $n/N = 0$ the second half of the features is zero, and it grows with time: the first layer is
 # $W_1 + \frac{n}{N} W_2$. The result is a drift at each moment. Why is $n/N$ not simply *appended* to the features, as in other
 # networks?
 

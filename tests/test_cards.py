@@ -55,6 +55,7 @@ def test_the_line_of_a_card_runs(name, samples):
     (code,) = re.findall(r"```python\n(.*?)```", lo.card(name), re.DOTALL)
     log_ratio, advantage = samples
     scope = {"log_ratio": log_ratio, "advantage": advantage, "step": 10.0, "lifetime": 100.0}
+    scope |= {"value_loss": 0.3, "entropy": 0.5}
     exec(code, scope)
     expected = -lo.load(name).surrogate(log_ratio, advantage, lo.Progress(10.0, 100.0)).mean()
     assert scope["policy_loss"] == expected

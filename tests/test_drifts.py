@@ -405,7 +405,7 @@ def test_a_progress_may_hold_axes_and_zeros_until_it_is_read():
     assert jax.jit(lambda p: p.fraction)(lo.Progress(1.0, 4.0)) == 0.25
 
 
-@pytest.mark.parametrize("drift", [lo.KL(), lo.load("ta_lpo"), lo.load("mdpo")], ids=["kl", "ta_lpo", "mdpo"])
+@pytest.mark.parametrize("drift", [lo.KL(), lo.load("ta_lpo_2026_11"), lo.load("mdpo")], ids=["kl", "ta_lpo", "mdpo"])
 @pytest.mark.parametrize("progress", [0.5, (1.0, 2.0), jnp.float32(0.5)], ids=["float", "pair", "array"])
 def test_a_share_of_life_by_itself_is_no_progress(drift, progress, samples):
     with pytest.raises(

@@ -680,7 +680,7 @@ def test_an_announced_name_of_ours_is_refused(kites, installed):
 
 def test_a_recipe_of_version_0_1_is_read():
     """The shipped objectives have such records."""
-    lpo = recipe_of(lo.record("ta_lpo"))
+    lpo = recipe_of(lo.record("ta_lpo_2026_11"))
     assert lpo.objective == discover.LPOConfig(time_aware=True, start="lpo", epsilon=0.2, width=128)
     assert isinstance(lpo.search, discover.RollingConfig)
     assert (lpo.search.window, lpo.search.late_window_weight) == (8, 1.0)

@@ -27,14 +27,14 @@ def test_claims_are_of_unseen_trials_where_the_clip_acts():
     }
     rows, ratios = [], []
     for (env, steps), (cut, gain) in trials.items():
-        for name in ("ppo", "lpo"):
+        for name in ("ppo", "lpo_2026_11"):
             key = {"env": env, "total_steps": steps, "objective": name}
-            rows.append(key | {"final_returns": list(np.arange(8.0) / 8 + gain * (name == "lpo"))})
+            rows.append(key | {"final_returns": list(np.arange(8.0) / 8 + gain * (name == "lpo_2026_11"))})
             ratios.append(key | {"cut": cut})
-    group = {"rows": rows, "ratios": ratios, "objectives": {"ppo": "", "lpo": ""}}
+    group = {"rows": rows, "ratios": ratios, "objectives": {"ppo": "", "lpo_2026_11": ""}}
     head, _, ppo, lpo = readme.claims(group).splitlines()
     assert "3 trials never searched on" in head
     assert "the 2 of them where PPO's clip cuts 0.1 % or more" in head
     assert "score, 1 such trials" in head
     assert ppo.startswith("| PPO | - | - |")
-    assert lpo.startswith("| LPO | 0.67 [0.67, 0.67] | 1.00 [1.00, 1.00] |")
+    assert lpo.startswith("| LPO (2026-11) | 0.67 [0.67, 0.67] | 1.00 [1.00, 1.00] |")

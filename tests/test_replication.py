@@ -40,7 +40,7 @@ TRIAL = Trial("CartPole-v1", 2560)
 def results(tmp_path, monkeypatch):
     """An empty results file and cards, and one short trial with two seeds."""
     cards = tmp_path / "tested.json"
-    cards.write_text(json.dumps({"lpo": {}, "ta_lpo": {}}))
+    cards.write_text(json.dumps({"lpo_2026_11": {}, "ta_lpo_2026_11": {}}))
     monkeypatch.setattr(replication, "RESULTS", tmp_path / "replication.json")
     monkeypatch.setattr(replication, "TESTED", cards)
     monkeypatch.setattr(replication, "TRIALS", (TRIAL,))
@@ -56,17 +56,17 @@ def evaluated(directory, *names, seed=replication.SEED):
 
 
 def test_evaluations_are_added_to_the_results(results, tmp_path, capsys):
-    replication.main([evaluated(tmp_path / "a", "ppo", "lpo")])
+    replication.main([evaluated(tmp_path / "a", "ppo", "lpo_2026_11")])
     replication.main(["--missing"])
     assert capsys.readouterr().out == (
-        "discover evaluate a2c dpo mdpo ta_lpo --envs CartPole-v1 --total-steps 2560 --num-seeds 2 --seed 777000 "
+        "discover evaluate a2c dpo mdpo ta_lpo_2026_11 --envs CartPole-v1 --total-steps 2560 --num-seeds 2 --seed 777000 "
         "--out runs/replication/CartPole-v1\n"
     )
-    replication.main([evaluated(tmp_path / "b", "ta_lpo")])
+    replication.main([evaluated(tmp_path / "b", "ta_lpo_2026_11")])
     report = json.loads(results.read_text())
-    assert [row["objective"] for row in report["rows"]] == ["ppo", "lpo", "ta_lpo"]
+    assert [row["objective"] for row in report["rows"]] == ["ppo", "lpo_2026_11", "ta_lpo_2026_11"]
     lives = discover.train(
-        "lpo", TRIAL.env, total_steps=TRIAL.total_steps, num_seeds=2, seed=replication.SEED, num_evals=1
+        "lpo_2026_11", TRIAL.env, total_steps=TRIAL.total_steps, num_seeds=2, seed=replication.SEED, num_evals=1
     )
     np.testing.assert_allclose(report["rows"][1]["final_returns"], lives.returns[:, -1], atol=1e-3)
 

@@ -215,3 +215,16 @@ def test_a_search_starts_from_it(tmp_path):
     assert objective_config("ta_soft_clip", recipe.objective) == SoftClipConfig(time_aware=True)
     with pytest.raises(ValueError, match="dpo holds something else"):
         recipes.replace(recipe, objective=SoftClipConfig(start="dpo")).template()
+
+
+def test_formulas_say_what_the_numbers_are():
+    numbers = jnp.zeros((3, 2, 6)).at[:, 0, 0].set(jnp.array([0.31, 0.29, -0.22])).at[0, 1, 1].set(-0.5)
+    drift = lo.SoftClip.create(time_aware=True).replace(numbers=numbers)
+    weights = jnp.zeros((3, 4)).at[1, 2].set(0.64)
+    objective = lo.ScheduledMirror.create(drift, time_aware=True).replace(numbers=weights)
+    assert objective.formulas() == {
+        "width, A > 0": "0.2 exp(0.31 + 0.29 n/N - 0.22 (log10 N - 5.5))",
+        "slope, A < 0": "|1 + -0.50|",
+        "1 - lambda": "0.05 exp(0.64 n/N)",
+    }
+    assert lo.ScheduledMirror.create(lo.SoftClip.create()).formulas() == {}
