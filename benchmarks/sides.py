@@ -156,8 +156,7 @@ def brax(row: Row, seed: int) -> Timing:
     equal parts; the second runs on what the first has compiled."""
     import jax
 
-    if not hasattr(jax, "device_put_replicated"):  # gone since jax 0.10; brax 0.14 still calls it
-        jax.device_put_replicated = device_put_replicated
+    with_replication()
     from brax import envs
     from brax.training.agents.ppo import networks, train
 
@@ -248,6 +247,14 @@ def bare(row: Row, seed: int) -> Timing:
         compilations = Compilations()
         run_s = stopwatch(lambda: program(jnp.int32(row.total_steps // row.steps_per_update), keys))
     return Timing(first_s, run_s, compilations.count)
+
+
+def with_replication() -> None:
+    """Give JAX the function that brax 0.14 calls and jax 0.10 removed."""
+    import jax
+
+    if not hasattr(jax, "device_put_replicated"):
+        jax.device_put_replicated = device_put_replicated
 
 
 def device_put_replicated(tree: Any, devices: list[Any]) -> Any:

@@ -11,7 +11,7 @@ from learned_objectives.cards import card
 from learned_objectives.core import Objective, Outputs, Progress, Rollout, Statistics
 from learned_objectives.disco import Disco, DiscoState, DiscoTargets
 from learned_objectives.disco_file import load_disco, load_disco103
-from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
+from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, TimedClip, Tsallis
 from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.laws import DriftLawError, verify_drift
 from learned_objectives.library import (
@@ -61,6 +61,7 @@ __all__ = [
     "SoftClip",
     "Statistics",
     "SurrogateProgram",
+    "TimedClip",
     "Tsallis",
     "available",
     "card",

@@ -22,7 +22,7 @@ import safetensors.numpy
 
 from learned_objectives.core import Objective
 from learned_objectives.disco import Disco
-from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, Tsallis
+from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift, NoDrift, TimedClip, Tsallis
 from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
@@ -44,7 +44,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
 
 OURS = (
     *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG, Disco),
-    *(NoDrift, Clip, AsymmetricClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
+    *(NoDrift, Clip, AsymmetricClip, TimedClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
     *(Program, SurrogateProgram, InterpretedProgram),
 )
 _types: dict[str, type] = {cls.__name__: cls for cls in OURS}

@@ -65,6 +65,7 @@ FAMILY = {
     "none": lo.NoDrift(),
     "clip": lo.Clip(),
     "asymmetric-clip": lo.AsymmetricClip(jnp.float32(0.7), jnp.float32(-0.4)),
+    "timed-clip": lo.TimedClip(),
     "dpo": lo.DPO(),
     "spo": lo.SPO(),
     "tsallis-0": lo.Tsallis(jnp.float32(0.5), 0.0),

@@ -220,6 +220,25 @@ def test_an_asymmetric_clip_begins_as_ppo(samples):
     np.testing.assert_array_equal(lo.AsymmetricClip()(*samples), lo.Clip()(*samples))
 
 
+@pytest.mark.parametrize(
+    ("step", "ratio", "advantage", "expected"),
+    [
+        # w = 2 / sqrt(100) = 0.2 where A >= 0, whenever
+        (0.0, 1.5, 2.0, 2.0 * 0.3),
+        (100.0, 1.5, 2.0, 2.0 * 0.3),
+        # w = 0.2 e^(log(4) (n/N - 1/2)) where A < 0: 0.1 at the start, 0.2 at the middle, 0.4 at the end
+        (0.0, 0.5, -3.0, 3.0 * 0.4),
+        (50.0, 0.5, -3.0, 3.0 * 0.3),
+        (100.0, 0.5, -3.0, 3.0 * 0.1),
+        (100.0, 0.7, -3.0, 0.0),
+    ],
+)
+def test_a_timed_clip_by_hand(step, ratio, advantage, expected):
+    drift = lo.TimedClip(scale=2.0, power=0.5, growth=np.log(4.0))
+    found = drift(jnp.log(jnp.float32(ratio)), jnp.float32(advantage), lo.Progress(step, 100.0))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
 def test_clip_has_the_gradient_of_ppo():
     x, a = _grid()
     slope = jax.grad(lambda x: lo.Clip(0.2).surrogate(x, a).sum())(jnp.asarray(x))

@@ -12,6 +12,8 @@ from benchmarks import elsewhere, peer_env
 from benchmarks.record import ROOT
 from discover.results.comparison import Comparison, Curve, Trial
 
+AGENT = elsewhere.AGENTS["rejax"]
+
 
 def curve(*returns):
     return Curve(np.float32(returns)[:, None], np.int64([512]))
@@ -20,18 +22,18 @@ def curve(*returns):
 def test_better_than_ppo_is_pooled_over_games_by_length_of_life():
     comparison = Comparison(
         {
-            Trial("Breakout-MinAtar", 512): {"ppo": curve(1, 2), "dpo": curve(3, 4), elsewhere.OWN: curve(1, 2)},
+            Trial("Breakout-MinAtar", 512): {"ppo": curve(1, 2), "dpo": curve(3, 4), AGENT.own: curve(1, 2)},
             Trial("Asterix-MinAtar", 512): {"ppo": curve(1, 2), "dpo": curve(1, 2)},
             Trial("Asterix-MinAtar", 1024): {"ppo": curve(3, 4), "dpo": curve(1, 2)},
         },
         {},
     )
-    report = elsewhere.report_of(comparison, {}, ["dpo"])
+    report = elsewhere.report_of(comparison, AGENT, {}, ["dpo"])
     found = report["better than ppo"]
     # 1 on Breakout, and 1/2 on Asterix, where all seeds tie or win in turn.
     assert found["dpo"]["512 steps, 2 games"].value == pytest.approx(0.75)
     assert found["dpo"]["1,024 steps, 1 games"].value == 0.0
-    assert found[elsewhere.OWN]["512 steps, 1 games"].value == 0.5
+    assert found[AGENT.own]["512 steps, 1 games"].value == 0.5
     assert json.dumps(report, default=lambda x: x._asdict())
 
 

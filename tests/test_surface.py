@@ -82,12 +82,13 @@ def test_a_family_moves_its_numbers_alone_and_stays_within_the_radius(name, move
     short[LAMBDA], long[LAMBDA], short[WIDTH], long[WIDTH] = 1.0, -1.0, 0.1, 0.1
     surfaces = {("a", 65_536): surface.Surface(short, 1.0), ("a", 1_048_576): surface.Surface(long, 1.0)}
     family = surface.FAMILIES[name]
-    rows = surface.read_off(family, surfaces, 2.0, SEEN)
+    rows = surface.read_off(family, surfaces, SEEN)
     assert not np.delete(rows, family.numbers, axis=1).any()
     assert (np.abs(rows[1:]).max() > 0.1) == moves
     for (_, steps), _ in surfaces.items():
         constant, late = surface.at_length(rows, steps)[[0, 1]]
-        assert np.mean([(constant + t * late) @ (constant + t * late) for t in (0.25, 0.75)]) <= 4.0 + 1e-6
+        assert np.mean([(constant + t * late) @ (constant + t * late) for t in (0.25, 0.75)]) <= 9.0 + 1e-6
+        assert constant @ constant + late @ late <= 3.5**2 + 1e-6
     assert rows[0, WIDTH] > 0.05
     if moves:
         assert surface.at_length(rows, 65_536)[0][LAMBDA] > 0.5 > -0.5 > surface.at_length(rows, 1_048_576)[0][LAMBDA]
