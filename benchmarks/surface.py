@@ -162,17 +162,25 @@ SETS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Which numbers may move, and whether with n/N and log10 N, and with the agent's statistics."""
+    """Which numbers may move, and whether with n/N and log10 N, and with the agent's statistics.
+
+    With `lengths`, it is read off lives of these lengths alone, and does not depend on log10 N."""
 
     numbers: tuple[int, ...]
     time_aware: bool = False
     statistics: bool = False
+    lengths: tuple[int, ...] = ()
 
     @property
     def rows(self) -> list[int]:
         """Those of `INPUTS` on which its numbers depend."""
         every = range(len(INPUTS))
         return [0, *((TIME, LENGTH) if self.time_aware else ()), *(every[STATISTICS] if self.statistics else ())]
+
+    @property
+    def moving(self) -> list[int]:
+        """Those of `rows` that are read off."""
+        return [row for row in self.rows if row != LENGTH or not self.lengths]
 
 
 FAMILIES = {
@@ -182,6 +190,8 @@ FAMILIES = {
     "ta_clip": Family(EVERY, time_aware=True),
     "statistics_tuned_ppo": Family(PPO, statistics=True),
     "ta_statistics_tuned_ppo": Family(PPO, time_aware=True, statistics=True),
+    "short_ta_tuned_ppo": Family(PPO, time_aware=True, lengths=(2**16, 2**18)),
+    "long_ta_tuned_ppo": Family(PPO, time_aware=True, lengths=(2**20,)),
 }
 
 
@@ -257,7 +267,7 @@ def at_length(rows: np.ndarray, steps: int) -> np.ndarray:
 def unpack(family: Family, x: np.ndarray) -> np.ndarray:
     """f64[7, 16]: the numbers of a family, by rows of `INPUTS`."""
     rows = np.zeros((len(INPUTS), len(NAMES)))
-    rows[np.ix_(family.rows, family.numbers)] = x.reshape(len(family.rows), len(family.numbers))
+    rows[np.ix_(family.moving, family.numbers)] = x.reshape(len(family.moving), len(family.numbers))
     return rows
 
 
@@ -306,8 +316,9 @@ def room(rows: np.ndarray, seen: np.ndarray) -> float:
 
 def read_off(family: Family, surfaces: Mapping[tuple[str, int], Surface], seen: np.ndarray) -> np.ndarray:
     """The rows f64[7, 16] of the family that maximise the mean probability near PPO, in units of SIGMA."""
+    surfaces = {cell: s for cell, s in surfaces.items() if cell[1] in family.lengths or not family.lengths}
     lengths = sorted({steps for _, steps in surfaces})
-    size = len(family.numbers) * len(family.rows)
+    size = len(family.numbers) * len(family.moving)
 
     def loss(x):
         rows = unpack(family, x)

@@ -1,8 +1,8 @@
 """What objectives read off a response surface return: `python -m benchmarks.surface_returns`, after `benchmarks.surface`.
 
-Every family that was read off a set of lives (or off several, `--lives 1+2`), beside PPO: in three games and at two
-lengths of the lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the
-validation in benchmarks/protocol.toml. For pairs of objectives it reports the probability that a seed of the first returns more
+Families that were read off a set of lives (or off several, `--lives 1+2`), beside PPO: in three games and at two lengths of the
+lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the validation in
+benchmarks/protocol.toml. The group `horizons` has objectives that were read off short or long lives alone. For pairs of objectives it reports the probability that a seed of the first returns more
 than one of the second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
 
 Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns-LIVES.json. Half an hour on two idle
@@ -32,9 +32,11 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {  # envi
     "games of the surface": (MINATAR, (262_144, 1_048_576), 8, 4343),
     "Freeway": (("Freeway-MinAtar",), (327_680, 1_048_576), 10, 55_000),
     "CartPole": (("CartPole-v1",), (131_072,), 10, 55_000),
+    "horizons": (MINATAR, (131_072, 1_048_576), 8, 4343),
 }
 PAIRS = (
     *((name, "ppo") for name in FAMILIES),
+    ("short_ta_tuned_ppo", "long_ta_tuned_ppo"),
     ("ta_tuned_ppo", "tuned_ppo"),
     ("ta_clip", "clip"),
     ("ta_clip", "tuned_ppo"),
@@ -59,18 +61,20 @@ def better(comparison: Comparison, ours: str, theirs: str) -> dict[str, statisti
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lives", default="1", help="the set of lives that the objectives were read off: 1, 2 or 1+2")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     args = parser.parse_args(argv)
     place = ROOT / f"benchmarks/searches/surface-{args.lives}"
-    paths = {name: place / f"{name}.safetensors" for name in FAMILIES}
+    paths = {name: place / f"{name}.safetensors" for name in args.families}
     files = {name: str(path) for name, path in paths.items() if path.exists()}
     if not files:
         parser.error(f"{place} has no objectives: run `python -m benchmarks.surface` first.")
     known = {"ppo", *files}
-    report: dict[str, Any] = provenance() | {
-        "lives": args.lives,
-        "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()},
-    }
-    for group, (envs, lengths, seeds, seed) in GROUPS.items():
+    out = ROOT / f"benchmarks/results/surface-returns-{args.lives}.json"
+    report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"groups": {}}
+    report |= provenance() | {"lives": args.lives}
+    for group in args.groups:
+        envs, lengths, seeds, seed = GROUPS[group]
         comparison = evaluate(
             {"ppo": "ppo"} | files,
             envs,
@@ -82,11 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress=lambda line: print(line, flush=True),
         )
         pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS if {a, b} <= known}
-        report[group] = {"seeds": seeds, "seed": seed, "better": pairs, "rows": rows(comparison, "ppo")}
-        write_text(
-            ROOT / f"benchmarks/results/surface-returns-{args.lives}.json",
-            json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n",
-        )
+        report["groups"][group] = {
+            "seeds": seeds,
+            "seed": seed,
+            "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()},
+            "better": pairs,
+            "rows": rows(comparison, "ppo"),
+        }
+        write_text(out, json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n")
         for pair, parts in pairs.items():
             print(f"{group}: {pair} " + ", ".join(f"{part} {p:.2f}" for part, p in parts.items()))
     return 0

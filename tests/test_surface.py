@@ -97,7 +97,7 @@ def test_a_family_moves_its_numbers_alone_and_stays_within_the_radius(name, move
 @pytest.mark.parametrize("name", surface.FAMILIES)
 def test_the_objective_has_the_numbers_of_its_rows(name):
     family = surface.FAMILIES[name]
-    size = len(family.numbers) * len(family.rows)
+    size = len(family.numbers) * len(family.moving)
     rows = surface.unpack(family, np.random.default_rng(0).normal(size=size))
     objective = surface.objective_of(family, rows)
     objective.validate()
@@ -132,6 +132,17 @@ def test_the_numbers_of_a_cell_are_those_its_candidates_had(name, monkeypatch):
     assert numbers[:, surface.STATISTICS].any() == lives.statistics
     assert not np.delete(numbers, lives.numbers, axis=2).any()
     assert (numbers[:, surface.TIME][:, lives.numbers] != 0).all()
+
+
+def test_an_objective_for_some_lengths_is_read_off_them_alone():
+    effect = np.zeros(FEATURES)
+    short, long = effect.copy(), effect.copy()
+    short[LAMBDA], long[LAMBDA] = 1.0, -1.0
+    surfaces = {("a", 2**16): surface.Surface(short, 1.0), ("a", 2**20): surface.Surface(long, 1.0)}
+    for name, sign in (("short_ta_tuned_ppo", 1.0), ("long_ta_tuned_ppo", -1.0)):
+        rows = surface.read_off(surface.FAMILIES[name], surfaces, SEEN)
+        assert sign * rows[0, LAMBDA] > 1.0
+        assert not rows[surface.LENGTH].any()
 
 
 def test_effects_of_statistics_are_found_and_games_with_several_sets_of_lives_pool_them():
