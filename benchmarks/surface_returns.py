@@ -2,8 +2,9 @@
 
 Families that were read off a set of lives (or off several, `--lives 1+2`), beside PPO: in three games and at two lengths of the
 lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the validation in
-benchmarks/protocol.toml. The group `horizons` has objectives that were read off short or long lives alone. For pairs of objectives it reports the probability that a seed of the first returns more
-than one of the second, by length and over all, with stratified bootstrap intervals (of one trial, Newcombe's score interval).
+benchmarks/protocol.toml. The group `horizons` is for objectives that were read off short or long lives alone. For pairs of
+objectives it reports the probability that a seed of the first returns more than one of the second, by length and over all, with
+stratified bootstrap intervals (of one trial, Newcombe's score interval).
 
 Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns-LIVES.json. Half an hour on two idle
 cores.
