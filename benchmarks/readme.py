@@ -1,8 +1,8 @@
 """Fill the tables of README.md and docs/ from results: `python -m benchmarks.readme`; with --check, exit with 1 for stale ones.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: replication.json for `drifts` and
-`claims`, returns.json for `horizons` and `networks`, worlds.json for `worlds` and `methods`, all of these for `found`;
-accelerators-compiled.json for docs/accelerators.md.
+A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: protocol-test.json for
+`tested` and `pooled`, replication.json for `drifts` and `claims`, returns.json for `horizons` and `networks`, worlds.json for
+`worlds` and `methods`, protocol-test.json and worlds.json for `found`; accelerators-compiled.json for docs/accelerators.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.protocol import read
 from benchmarks.record import ROOT
 from benchmarks.returns import GROUPS
 from discover.results import references
@@ -24,6 +25,8 @@ from discover.results.statistics import Interval, interval, iqm_interval, probab
 RESULTS = ROOT / "benchmarks/results"
 NAMES = {
     "ppo": "PPO",
+    "lpo": "LPO",
+    "ta_lpo": "TA-LPO",
     "a2c": "no drift",
     "dpo": "DPO",
     "mdpo": "MDPO",
@@ -216,22 +219,32 @@ def methods(report: dict[str, Any]) -> str:
     return table(["comparison", "gain in IQM", "million steps of a search"], rows)
 
 
-def found(replication: dict[str, Any], horizons: dict[str, Any], report: dict[str, Any]) -> str:
+LENGTHS = (131_072, 262_144, 1_048_576, 4_194_304)  # of lives in the test
+
+
+def tested(report: dict[str, Any]) -> str:
+    """The test set, trial by trial."""
+    return returns_table(report, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], read().train, cut=False)
+
+
+def pooled(report: dict[str, Any]) -> str:
+    """P(a seed of one returns more than one of the other) over the test set, by length of life."""
+    pairs = {f"{NAMES[name]} over PPO": report["better than ppo"][name] for name in ("lpo", "ta_lpo")}
+    pairs["TA-LPO over LPO"] = report["better than one another"]["ta_lpo over lpo"]
+    parts = [*(f"{n:,} steps" for n in LENGTHS), "all"]
+    rows = [[pair, *(f"{Interval(*found[part]):.2f}" for part in parts)] for pair, found in pairs.items()]
+    return table(["probability that a seed returns more", *parts], rows)
+
+
+def found(test: dict[str, Any], report: dict[str, Any]) -> str:
     """One row for each claim about a discovered objective, with the value that it is compared with."""
-    outside = unseen(replication)
-    longest = max(steps for _, steps in trials(horizons))
-    drift_tests = {
-        f"{len(outside)} environments outside its search, {replication['seeds']} seeds": outside,
-        "those of them where PPO's clip acts": {key: curves for key, curves in outside.items() if matters(curves)},
-        f"training twice as long as in its search, {horizons['seeds']} seeds": {
-            key: curves for key, curves in trials(horizons).items() if key[1] == longest
-        },
-    }
-    rows = [
-        [NAMES[name], where, "P(better than PPO)", f"{better_over(chosen, name):.2f}", "0.5"]
-        for name in ("lpo_2026_11", "ta_lpo_2026_11")
-        for where, chosen in drift_tests.items()
-    ]
+    rows = []
+    for name in ("lpo", "ta_lpo"):
+        for steps in LENGTHS[1:]:
+            count = sum(1 for row in test["rows"] if row["objective"] == name and row["total_steps"] == steps)
+            where = f"{count} trials of {steps:,} environment steps, {test['seeds']} seeds"
+            better = Interval(*test["better than ppo"][name][f"{steps:,} steps"])
+            rows.append([NAMES[name], where, "P(better than PPO)", f"{better:.2f}", "0.5"])
     a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"
     rows += [
         [RULES[name], "five kinds of grid worlds, tabular agents", "IQM, A2C's mean = 1", iqm, a2c]
@@ -293,12 +306,14 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def parts_of_found() -> dict[str, str]:
-    return {"found": found(stored("replication"), stored("returns")["groups"]["horizons"], stored("worlds"))}
+    return {"found": found(stored("protocol-test"), stored("worlds"))}
 
 
 def parts_of_drifts() -> dict[str, str]:
-    replication = stored("replication")
+    replication, test = stored("replication"), stored("protocol-test")
     return {
+        "tested": tested(test),
+        "pooled": pooled(test),
         "drifts": drifts(replication),
         "claims": claims(replication),
         "horizons": horizons(stored("returns")["groups"]["horizons"]),

@@ -38,3 +38,31 @@ def test_claims_are_of_unseen_trials_where_the_clip_acts():
     assert "score, 1 such trials" in head
     assert ppo.startswith("| PPO | - | - |")
     assert lpo.startswith("| LPO (2026-11) | 0.67 [0.67, 0.67] | 1.00 [1.00, 1.00] |")
+
+
+def test_the_tables_of_the_test_say_what_its_report_says():
+    lengths = {f"{n:,} steps": [0.9, 0.8, 1.0] for n in readme.LENGTHS} | {"all": [0.7, 0.6, 0.8]}
+    rows = [
+        {"env": "Seaquest-MinAtar", "total_steps": 262_144, "objective": name, "final_returns": [gain, gain + 1.0] * 4}
+        for name, gain in {"ppo": 0.0, "lpo": 1.0, "ta_lpo": -1.0}.items()
+    ]
+    report = {
+        "seeds": 8,
+        "rows": rows,
+        "better than ppo": {"lpo": lengths, "ta_lpo": lengths | {"all": [0.1, 0.0, 0.2]}},
+        "better than one another": {"ta_lpo over lpo": lengths},
+    }
+    head, _, lpo, ta_lpo, pair = readme.pooled(report).splitlines()
+    assert head.endswith("| 4,194,304 steps | all |")
+    assert lpo.endswith("| 0.70 [0.60, 0.80] |")
+    assert ta_lpo.endswith("| 0.10 [0.00, 0.20] |")
+    assert pair.startswith("| TA-LPO over LPO | 0.90 [0.80, 1.00] |")
+    (row,) = readme.tested(report).splitlines()[2:]
+    # A seed of LPO returns 1 or 2 and one of PPO 0 or 1: better in three pairs of four, and a tie in the fourth.
+    assert "| 0.88 [" in row
+    worlds = {"a2c": {"iqm": [1.0, 0.9, 1.1]}, "searches": {}}
+    first = readme.found(report, worlds).splitlines()[2]
+    assert (
+        first
+        == "| LPO | 1 trials of 262,144 environment steps, 8 seeds | P(better than PPO) | 0.90 [0.80, 1.00] | 0.5 |"
+    )
