@@ -223,10 +223,10 @@ def test_an_asymmetric_clip_begins_as_ppo(samples):
 @pytest.mark.parametrize(
     ("step", "ratio", "advantage", "expected"),
     [
-        # w = 2 / sqrt(100) = 0.2 where A >= 0, whenever
+        # w = 0.2 where A >= 0, whenever
         (0.0, 1.5, 2.0, 2.0 * 0.3),
         (100.0, 1.5, 2.0, 2.0 * 0.3),
-        # w = 0.2 e^(log(4) (n/N - 1/2)) where A < 0: 0.1 at the start, 0.2 at the middle, 0.4 at the end
+        # w = 1 / sqrt(100) e^(log(4) n/N) where A < 0: 0.1 at the start, 0.2 at the middle, 0.4 at the end
         (0.0, 0.5, -3.0, 3.0 * 0.4),
         (50.0, 0.5, -3.0, 3.0 * 0.3),
         (100.0, 0.5, -3.0, 3.0 * 0.1),
@@ -234,7 +234,7 @@ def test_an_asymmetric_clip_begins_as_ppo(samples):
     ],
 )
 def test_a_timed_clip_by_hand(step, ratio, advantage, expected):
-    drift = lo.TimedClip(scale=2.0, power=0.5, growth=np.log(4.0))
+    drift = lo.TimedClip(positive=0.2, negative=1.0, power=0.5, growth=np.log(4.0))
     found = drift(jnp.log(jnp.float32(ratio)), jnp.float32(advantage), lo.Progress(step, 100.0))
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
