@@ -41,7 +41,7 @@ BASELINE = "ppo"
 
 @dataclass(frozen=True)
 class Agent:
-    """PPO as somebody else wrote it."""
+    """PPO as others wrote it."""
 
     about: str
     module: str  # of this project: it trains a life in that agent
@@ -75,7 +75,7 @@ AGENTS = {
 
 
 class Bench:
-    """Trains cells in somebody else's agent and keeps them."""
+    """Trains cells in the agent of others and keeps them."""
 
     def __init__(self, cells: Path, agent: Agent):
         self.cells, self.agent, self.interpreter = cells.resolve(), agent, agent.python()

@@ -27,7 +27,7 @@ RECIPES = (
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),
     *("lpg_networks_small", "ta_lpg_networks_small"),
 )
-FORMULAS = ("a2c", "dpo", "mdpo", "ppo")  # objectives that are shipped without a file
+FORMULAS = ("a2c", "dpo", "mdpo", "ppo", "ta_ppo")  # objectives that are shipped without a file
 ENVIRONMENTS = (
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
     *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),

@@ -39,6 +39,17 @@ TEXTS = {
         ),
         "reference": "Lu et al. 2022, eq. 8, arXiv:2210.05639",
     },
+    "ta_ppo": {
+        "summary": (
+            "A closed form read off `ta_lpo`: PPO with a clip of width 0.4 where A >= 0 and 2.4 e^(2/3 n/N) / N^(1/5) where "
+            "A < 0, and with 1 - lambda = N^(1/5) / 150. n is the step and N the life, in environment steps."
+        ),
+        "reference": (
+            "Jackson et al. 2024, arXiv:2402.05828 (time-aware objectives); Yu et al. 2025, arXiv:2503.14476 (a wider clip where "
+            "A >= 0)"
+        ),
+        "loses": "Lives of the search of `ta_lpo` are at most 1,048,576 steps long.",
+    },
     "mdpo": {
         "summary": (
             "Mirror descent policy optimisation: D = (r log r - r + 1) / t, whose expectation is KL(pi || pi_old); t falls "

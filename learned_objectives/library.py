@@ -26,7 +26,7 @@ from learned_objectives.drifts import DPO, KL, SPO, AsymmetricClip, Clip, Drift,
 from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
-from learned_objectives.mirror import Mirror, ScheduledMirror
+from learned_objectives.mirror import Mirror, ScheduledMirror, ta_ppo
 from learned_objectives.programs import Program, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
@@ -40,6 +40,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
     "dpo": lambda: Mirror(drift=DPO()),
     "mdpo": lambda: Mirror(drift=KL()),
     "ppo": lambda: Mirror(drift=Clip()),
+    "ta_ppo": ta_ppo,
 }
 
 OURS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from flax import struct
 
 from learned_objectives import inputs
 from learned_objectives.core import Objective, Progress, Rollout, same_shape
-from learned_objectives.drifts import Clip, Drift
+from learned_objectives.drifts import Clip, Drift, TimedClip
 
 
 class MirrorTargets(NamedTuple):
@@ -169,6 +170,22 @@ class ScheduledMirror(Mirror):
             raise ValueError(
                 f"this ScheduledMirror must have numbers of shape {expected}, and has {jnp.shape(self.numbers)}."
             )
+
+
+def ta_ppo() -> ScheduledMirror:
+    """PPO with a `TimedClip` and with less lambda in long lives: a closed form read off `ta_lpo`.
+
+        1 - lambda = N^(1/5) / 150
+
+    N is the life in environment steps: lambda is 0.93 in lives of 10^5 steps and 0.89 in lives of 10^6. The formula is for a
+    `gae_lambda` of 0.95, as usual; with another one, 1 - lambda is in proportion.
+    """
+    slope = math.log(10.0) / 5.0  # of log(1 - lambda) against log10 N
+    constant = 5.5 * slope - math.log(150.0 * 0.05)
+    numbers = jnp.zeros((len(inputs.names(True, False)), len(NUMBERS)))
+    rest = NUMBERS.index("gae_lambda")
+    numbers = numbers.at[0, rest].set(constant).at[2, rest].set(slope)
+    return ScheduledMirror.create(TimedClip(), time_aware=True).replace(numbers=numbers)
 
 
 def _value_loss(value: jax.Array, old: jax.Array, target: jax.Array, value_clip: jax.Array | float | None) -> jax.Array:

@@ -115,7 +115,10 @@ def test_the_card_of_an_lpg_names_the_settings_of_its_search():
 @pytest.mark.parametrize("name", lo.available())
 def test_where_it_loses_is_read_off_the_tables(name):
     """Counted here from the tables of the card itself: what is printed beside the value of a baseline."""
-    tested = lo.card(name).split("## Where it was tested")[1]
+    _, heading, tested = lo.card(name).partition("## Where it was tested")
+    if not heading:
+        assert name in CLOSED_FORMS  # which may have no tables
+        return
     tested, _, loses = tested.partition("## Where it loses")
     counts = []
     for table in re.findall(r"(?:^\|.*\n?)+", tested, re.MULTILINE):

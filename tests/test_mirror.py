@@ -315,3 +315,14 @@ def test_probe_values_of_a_scheduled_mirror_have_its_settings():
     assert ((one != other).sum(), (one == other).sum()) == (3, len(one) - 3)  # the entropy weight, at three moments
     assert "entropy weight" in cards._expects(start, {})
     assert "Progress" in cards._expects(lo.ScheduledMirror.create(lo.Clip(), time_aware=True), {})
+
+
+def test_the_closed_form_of_time_aware_ppo_has_the_lambda_of_its_formula():
+    objective = lo.load("ta_ppo")
+    for lifetime, expected in ((1e5, 1 - 10 / 150), (1e6, 1 - 1e6**0.2 / 150)):
+        for fraction in (0.0, 1.0):
+            found = objective.settings(lo.Progress(fraction * lifetime, lifetime))
+            assert float(found.gae_lambda) == pytest.approx(expected, abs=1e-5)
+            assert float(found.entropy_coef) == pytest.approx(0.01)
+    width = objective.drift.width(jnp.array([1.0, -1.0]), lo.Progress(5e5, 1e6))
+    np.testing.assert_allclose(width, [0.4, 2.4 * np.exp(1 / 3) / 1e6**0.2], rtol=1e-5)
