@@ -52,7 +52,7 @@ TOTAL_STEPS = 10_000 if SMALL else 200_000  # environment steps of each agent
 # %%
 print(lo.available())
 
-NAME = "lpo"
+NAME = "lpo_2026_11"
 objective = lo.load(NAME)
 
 # %% [markdown]
@@ -62,7 +62,7 @@ objective = lo.load(NAME)
 print(lo.card(NAME))
 
 # %% [markdown]
-# LPO (Lu et al. 2022) is PPO's clip plus a small network. This one was searched on two MinAtar games. CartPole, below, was
+# LPO (Lu et al. 2022) is PPO's clip plus a small network. `lpo_2026_11` was searched on two MinAtar games. CartPole, below, was
 # not part of the search. LPO is an instance of **mirror learning**: maximise the mean of $r A - D(r, A)$, where $r$ is the
 # ratio of the new to the old probability of an action, $A$ is its advantage, and the **drift** $D$ is a penalty on the
 # distance from the old policy. PPO's clip is one drift, and LPO is another. The next notebook draws both.
@@ -268,7 +268,7 @@ for what, mine, yours in [
 # The result has limits. CartPole has a ceiling of 500, it is one environment, and the learning rate, the entropy bonus and the
 # number of epochs were chosen for PPO. The result shows that the line works in your agent and which returns to expect. It does
 # not rank the objectives. For a ranking, use several environments on which no objective was tuned:
-# `discover.evaluate(["ppo", "lpo"], envs=[...], num_seeds=10)` reports them with intervals.
+# `discover.evaluate(["ppo", "lpo_2026_11"], envs=[...], num_seeds=10)` reports them with intervals.
 #
 # ## Is it a drift?
 #
