@@ -29,11 +29,10 @@ from discover.results import statistics
 from discover.results.comparison import Comparison
 from discover.runs.store import write_text
 
-GROUPS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {  # environments, lengths, seeds, first seed
-    "games of the surface": (MINATAR, (262_144, 1_048_576), 8, 4343),
-    "Freeway": (("Freeway-MinAtar",), (327_680, 1_048_576), 10, 55_000),
-    "CartPole": (("CartPole-v1",), (131_072,), 10, 55_000),
-    "horizons": (MINATAR, (131_072, 1_048_576), 8, 4343),
+GROUPS: dict[str, tuple[dict[str, tuple[int, ...]], int, int]] = {  # lengths by environment, seeds, first seed
+    "games of the surface": (dict.fromkeys(MINATAR, (262_144, 1_048_576)), 8, 4343),
+    "held out": ({"Freeway-MinAtar": (327_680, 1_048_576), "CartPole-v1": (131_072,)}, 10, 55_000),
+    "horizons": (dict.fromkeys(MINATAR, (131_072, 1_048_576)), 8, 4343),
 }
 PAIRS = (
     *((name, "ppo") for name in FAMILIES),
@@ -75,17 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"groups": {}}
     report |= provenance() | {"lives": args.lives}
     for group in args.groups:
-        envs, lengths, seeds, seed = GROUPS[group]
-        comparison = evaluate(
-            {"ppo": "ppo"} | files,
-            envs,
-            total_steps=lengths,
-            num_seeds=seeds,
-            seed=seed,
-            num_evals=20,
-            out=ROOT / f"runs/surface-returns/{args.lives}" / group.replace(" ", "-"),
-            progress=lambda line: print(line, flush=True),
-        )
+        lengths, seeds, seed = GROUPS[group]
+        found = [
+            evaluate(
+                {"ppo": "ppo"} | files,
+                [env],
+                total_steps=steps,
+                num_seeds=seeds,
+                seed=seed,
+                num_evals=20,
+                out=ROOT / f"runs/surface-returns/{args.lives}" / group.replace(" ", "-") / env,
+                progress=lambda line: print(line, flush=True),
+            )
+            for env, steps in lengths.items()
+        ]
+        comparison = Comparison({t: c for each in found for t, c in each.curves.items()}, {})
         pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS if {a, b} <= known}
         report["groups"][group] = {
             "seeds": seeds,
