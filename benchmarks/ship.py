@@ -157,6 +157,33 @@ def rule_card(search: str, runs: list[str], results: Path) -> tuple[int, dict[st
     }
 
 
+def held_out(family: str, lives: str) -> dict[str, Any]:
+    """A table of the card: environments that no life of the search contains (`benchmarks.surface_returns`)."""
+    report = json.loads((ROOT / f"benchmarks/results/surface-returns-{lives}.json").read_text())["groups"]["held out"]
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in report["rows"]:
+        rows.setdefault((row["env"], row["total_steps"]), {})[row["objective"]] = row
+    iqm = {
+        key: {each: statistics.Interval(*found[each]["iqm"]) for each in (family, "ppo")} for key, found in rows.items()
+    }
+    return {
+        "score": (
+            f"Validation: IQM of final returns over {report['seeds']} seeds, with its 95% bootstrap interval; and the "
+            "probability that a seed returns more than one of ppo's, with Newcombe's score interval"
+        ),
+        "tested": [
+            {
+                "environment": env,
+                "steps": f"{steps:,}",
+                "return": f"{iqm[env, steps][family]:.1f}",
+                "ppo": f"{iqm[env, steps]['ppo']:.1f}",
+                "better than ppo": f"{statistics.Interval(*found[family]['better than ppo']):.2f}",
+            }
+            for (env, steps), found in rows.items()
+        ],
+    }
+
+
 def surface_objective(name: str, lives: str) -> tuple[lo.Objective, dict[str, Any]]:
     """(the objective read off these sets of lives, its record)."""
     report = json.loads((ROOT / "benchmarks/results/surface.json").read_text())
@@ -180,7 +207,7 @@ def surface_objective(name: str, lives: str) -> tuple[lo.Objective, dict[str, An
         "Lives of the search are at most 1,048,576 steps long. The weights of entropy and value, lambda and the value clip were "
         "searched together with the clip: an agent that takes the clip alone has another objective."
     )
-    return objective, {"search": search, "env_steps": steps, "card": {"loses": loses}}
+    return objective, {"search": search, "env_steps": steps, "card": {"loses": loses} | held_out(family, lives)}
 
 
 def run_objective(name: str, runs: list[str], search: str | None, worlds: Path) -> tuple[lo.Objective, dict[str, Any]]:
