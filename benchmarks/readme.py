@@ -238,13 +238,23 @@ def pooled(report: dict[str, Any]) -> str:
 
 def found(test: dict[str, Any], report: dict[str, Any]) -> str:
     """One row for each claim about a discovered objective, with the value that it is compared with."""
-    rows = []
-    for name in ("lpo", "ta_lpo"):
-        for steps in LENGTHS[1:]:
-            count = sum(1 for row in test["rows"] if row["objective"] == name and row["total_steps"] == steps)
-            where = f"{count} trials of {steps:,} environment steps, {test['seeds']} seeds"
-            better = Interval(*test["better than ppo"][name][f"{steps:,} steps"])
-            rows.append([NAMES[name], where, "P(better than PPO)", f"{better:.2f}", "0.5"])
+    counts = {n: len({row["env"] for row in test["rows"] if row["total_steps"] == n}) for n in LENGTHS}
+    parts = {"all": f"all {sum(counts.values())} trials"} | {
+        f"{n:,} steps": f"{counts[n]} trials of {n:,} steps" for n in LENGTHS[1:]
+    }
+    pairs = {("LPO", "PPO"): test["better than ppo"]["lpo"], ("TA-LPO", "PPO"): test["better than ppo"]["ta_lpo"]}
+    pairs["TA-LPO", "LPO"] = test["better than one another"]["ta_lpo over lpo"]
+    rows = [
+        [
+            ours,
+            f"test set, {where}, {test['seeds']} seeds",
+            f"P(better than {theirs})",
+            f"{Interval(*better[part]):.2f}",
+            "0.5",
+        ]
+        for (ours, theirs), better in pairs.items()
+        for part, where in parts.items()
+    ]
     a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"
     rows += [
         [RULES[name], "five kinds of grid worlds, tabular agents", "IQM, A2C's mean = 1", iqm, a2c]

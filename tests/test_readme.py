@@ -61,8 +61,10 @@ def test_the_tables_of_the_test_say_what_its_report_says():
     # A seed of LPO returns 1 or 2 and one of PPO 0 or 1: better in three pairs of four, and a tie in the fourth.
     assert "| 0.88 [" in row
     worlds = {"a2c": {"iqm": [1.0, 0.9, 1.1]}, "searches": {}}
-    first = readme.found(report, worlds).splitlines()[2]
+    lines = readme.found(report, worlds).splitlines()[2:]
+    assert lines[0] == "| LPO | test set, all 1 trials, 8 seeds | P(better than PPO) | 0.70 [0.60, 0.80] | 0.5 |"
+    assert lines[4].startswith("| TA-LPO | test set, all 1 trials, 8 seeds | P(better than PPO) | 0.10 [0.00, 0.20]")
     assert (
-        first
-        == "| LPO | 1 trials of 262,144 environment steps, 8 seeds | P(better than PPO) | 0.90 [0.80, 1.00] | 0.5 |"
+        lines[9]
+        == "| TA-LPO | test set, 1 trials of 262,144 steps, 8 seeds | P(better than LPO) | 0.90 [0.80, 1.00] | 0.5 |"
     )
