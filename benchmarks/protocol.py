@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ import envs
 import learned_objectives as lo
 from benchmarks import returns
 from benchmarks.record import ROOT, provenance
+from discover import plots
 from discover.agents.objectives import fingerprint, resolve_objective
 from discover.evaluation.evaluate import evaluate
+from discover.results import statistics
 from discover.results.comparison import Comparison, Trial
 from discover.runs.store import write_text
 from learned_objectives.cards import TESTED
@@ -137,6 +140,21 @@ def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[st
     }
 
 
+def draw(report: dict[str, Any], baseline: str, path: Path) -> None:
+    """P(better than the baseline) of every objective, over all trials and over those of a length, where there are several."""
+    trials = {(row["env"], row["total_steps"]) for row in report["rows"]}
+    counts = Counter(f"{steps:,} steps" for _, steps in trials) | {"all": len(trials)}
+    panels = {
+        name: {
+            f"P(better than {baseline})\n{part}, {counts[part]} trials": statistics.Interval(*better)
+            for part, better in parts.items()
+            if counts[part] > 1
+        }
+        for name, parts in report[f"better than {baseline}"].items()
+    }
+    plots.intervals(panels, label="probability that a seed returns more").savefig(path, dpi=150)
+
+
 def write_cards(protocol: Protocol, comparison: Comparison) -> None:
     """Put the test into the file from which the cards of shipped objectives are made."""
     tested = json.loads(TESTED.read_text()) if TESTED.exists() else {}
@@ -180,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     report = report_of(protocol, args.set, comparison)
     write_text(path, json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n")
+    draw(report, protocol.baseline, path.with_suffix(".png"))
     if args.set == "test" and args.report is None:
         write_cards(protocol, comparison)
     for name, parts in report[f"better than {protocol.baseline}"].items():
