@@ -12,6 +12,7 @@ comes after. For objectives read off a response surface, `python -m benchmarks.p
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,11 @@ def surface_objective(name: str, lives: str) -> tuple[lo.Objective, dict[str, An
         "Lives of the search are at most 1,048,576 steps long. The weights of entropy and value, lambda and the value clip were "
         "searched together with the clip: an agent that takes the clip alone has another objective."
     )
-    return objective, {"search": search, "env_steps": steps, "card": {"loses": loses} | held_out(family, lives)}
+    made = {
+        "commit": report["commit"],
+        "versions": report["versions"] | {"discover-rl": importlib.metadata.version("discover-rl")},
+    }
+    return objective, made | {"search": search, "env_steps": steps, "card": {"loses": loses} | held_out(family, lives)}
 
 
 def run_objective(name: str, runs: list[str], search: str | None, worlds: Path) -> tuple[lo.Objective, dict[str, Any]]:
@@ -238,6 +243,8 @@ def main() -> None:
         parser.error("give runs, or --lives.")
     if (args.lives is not None) != (args.name in SURFACE):
         parser.error(f"--lives is for {' and '.join(SURFACE)}, and runs are for the others.")
+    if args.lives and not (place := ROOT / f"benchmarks/searches/surface-{args.lives}").is_dir():
+        parser.error(f"there is no {place.name} in benchmarks/searches: run `python -m benchmarks.surface` first.")
     if args.lives:
         objective, record = surface_objective(args.name, args.lives)
     else:
