@@ -1,8 +1,9 @@
 """Brax's own PPO with a drift of ours instead of its clip: `python -m benchmarks.brax_agent SPEC` prints a line of JSON.
 
 Brax's loss has no place for a drift. Here its term of the policy is taken out of the sum and ours is put in; everything else is
-Brax's. The time in a life is the count of its observation statistics, which goes up by a rollout before every update. Where an
-objective schedules the weights around its drift, Brax's loss has these weights too.
+Brax's. The step is read from the sample count of Brax's normaliser of observations, which goes up by a rollout before every
+update. Where an objective schedules lambda and the weights of entropy and value, Brax's loss has these too. There is no value
+clip, as by default in Brax.
 
 SPEC is JSON with the fields of `Life`.
 """

@@ -113,11 +113,6 @@ def measure(protocol: Protocol, which: str, objectives: Sequence[str], cells: Pa
 
 def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[str, Any]:
     """What is written of a set: rows, and P(better than the baseline) over all trials and by length of life."""
-    lengths = sorted({trial.total_steps for trial in comparison.curves})
-    parts = {"all": comparison} | {
-        f"{n:,} steps": comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.total_steps == n})
-        for n in lengths
-    }
     names = [name for name in comparison.objectives if name != protocol.baseline]
     return provenance() | {
         "protocol": protocol.digest,
@@ -126,11 +121,10 @@ def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[st
         "seed": protocol.seed[which],
         "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
         f"better than {protocol.baseline}": {
-            name: {part: returns.better_over_all(of, name, protocol.baseline) for part, of in parts.items()}
-            for name in names
+            name: returns.by_length(comparison, name, protocol.baseline) for name in names
         },
         "better than one another": {
-            f"{one} over {other}": {part: returns.better_over_all(of, one, other) for part, of in parts.items()}
+            f"{one} over {other}": returns.by_length(comparison, one, other)
             for one in names
             for other in names
             if one != other
@@ -148,11 +142,13 @@ def draw(report: dict[str, Any], baseline: str, path: Path) -> None:
         name: {
             f"P(better than {baseline})\n{part}, {counts[part]} trials": statistics.Interval(*better)
             for part, better in parts.items()
-            if counts[part] > 1
+            if better is not None and counts[part] > 1
         }
         for name, parts in report[f"better than {baseline}"].items()
     }
-    plots.intervals(panels, label="probability that a seed returns more").savefig(path, dpi=150)
+    panels = {name: each for name, each in panels.items() if each}
+    if panels:
+        plots.intervals(panels, label="probability that a seed returns more").savefig(path, dpi=150)
 
 
 def write_cards(protocol: Protocol, comparison: Comparison) -> None:
@@ -190,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         protocol = read(args.protocol)
         before = json.loads(path.read_text()) if path.exists() else {}
-        require_new(before, protocol, args.objectives if args.set == "test" else ())
         names = dict.fromkeys((*before.get("objectives", {}), *args.objectives))
+        require_new(before, protocol, list(names) if args.set == "test" else ())
         comparison = measure(protocol, args.set, list(names), args.cells)
     except (ValueError, OSError) as error:
         print(f"benchmarks.protocol: {error}", file=sys.stderr)

@@ -218,6 +218,15 @@ def better_over_all(comparison: Comparison, name: str, baseline: str) -> statist
     return statistics.interval(statistics.probability_of_improvement, ours, theirs)
 
 
+def by_length(comparison: Comparison, name: str, baseline: str) -> dict[str, statistics.Interval | None]:
+    """The same over all trials, and over those of each length of life: {"all": ..., "262,144 steps": ...}."""
+    parts = {"all": comparison} | {
+        f"{n:,} steps": comparison._replace(curves={t: c for t, c in comparison.curves.items() if t.total_steps == n})
+        for n in sorted({trial.total_steps for trial in comparison.curves})
+    }
+    return {part: better_over_all(of, name, baseline) for part, of in parts.items()}
+
+
 def beside(comparison: Comparison, pairs: tuple[tuple[str, str], ...]) -> dict[str, dict[str, statistics.Interval]]:
     """Of each pair, P(a seed of the first returns more than one of the second): over all trials, and in each."""
     out = {}

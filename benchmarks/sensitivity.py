@@ -108,6 +108,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
     args = parser.parse_args()
+    if len({usual_setup(env) for env in args.envs}) > 1:
+        parser.error("the environments must have agents of one setup.")
     report: dict[str, Any] = provenance() | {"seed": SEED, "sigma": SIGMA, "rows": []}
     for steps, count in TRIALS:
         z, returned = measure(steps, count, tuple(args.envs))

@@ -197,7 +197,7 @@ def surface_objective(name: str, lives: str) -> tuple[lo.Objective, dict[str, An
     search = {
         "method": f"a response surface (`python -m benchmarks.surface`), family `{family}`",
         "trained on": ", ".join(envs),
-        "lives": f"{' and '.join(f'{n:,}' for n in lengths)} environment steps",
+        "lives": f"{', '.join(f'{n:,}' for n in lengths)} environment steps",
         "sets of lives": f"{len(sets)}, seeds {', '.join(str(each.seed) for each in sets)}",
         "environment steps in all": f"{steps:.3g}",
         "made with": ", ".join(f"{k} {v}" for k, v in report["versions"].items() if v),
@@ -243,8 +243,11 @@ def main() -> None:
         parser.error("give runs, or --lives.")
     if (args.lives is not None) != (args.name in SURFACE):
         parser.error(f"--lives is for {' and '.join(SURFACE)}, and runs are for the others.")
-    if args.lives and not (place := ROOT / f"benchmarks/searches/surface-{args.lives}").is_dir():
-        parser.error(f"there is no {place.name} in benchmarks/searches: run `python -m benchmarks.surface` first.")
+    if args.lives and not set(args.lives.split("+")) <= set(surface.SETS):
+        parser.error(f"--lives must be of {', '.join(surface.SETS)}, joined by +, and is {args.lives}.")
+    needed = ("benchmarks/searches/surface-{}", "benchmarks/results/surface-returns-{}.json") if args.lives else ()
+    if lacking := [path for each in needed if not (ROOT / (path := each.format(args.lives))).exists()]:
+        parser.error(f"there is no {lacking[0]}: run benchmarks.surface and benchmarks.surface_returns first.")
     if args.lives:
         objective, record = surface_objective(args.name, args.lives)
     else:

@@ -4,7 +4,8 @@ Families that were read off a set of lives (or off several, `--lives 1+2`), besi
 lives, with seeds that no cell had; and on Freeway and CartPole, which no lives contain, with the seeds of the validation in
 benchmarks/protocol.toml. The group `horizons` is for objectives that were read off short or long lives alone. For pairs of
 objectives it reports the probability that a seed of the first returns more than one of the second, by length and over all, with
-stratified bootstrap intervals (of one trial, Newcombe's score interval).
+stratified bootstrap intervals (of one trial, Newcombe's score interval). What other runs of this command reported of other
+objectives stays in the report.
 
 Resumable: cells are kept in runs/surface-returns. Writes benchmarks/results/surface-returns-LIVES.json. Half an hour on two idle
 cores.
@@ -21,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import ROOT, provenance
-from benchmarks.returns import rows
+from benchmarks.returns import by_length, rows
 from benchmarks.surface import FAMILIES, MINATAR
 from discover.agents.objectives import identity, resolve_objective
 from discover.evaluation.evaluate import evaluate
-from discover.results import statistics
-from discover.results.comparison import Comparison
+from discover.results.comparison import Comparison, Curve, Trial
 from discover.runs.store import write_text
 
 GROUPS: dict[str, tuple[dict[str, tuple[int, ...]], int, int]] = {  # lengths by environment, seeds, first seed
@@ -47,15 +47,14 @@ PAIRS = (
 )
 
 
-def better(comparison: Comparison, ours: str, theirs: str) -> dict[str, statistics.Interval]:
-    """P(a seed of ours returns more than one of theirs): by length of life, and over all trials."""
-    lengths = sorted({trial.total_steps for trial in comparison.curves})
-    found = {}
-    for name, kept in [(f"{n:,} steps", (n,)) for n in lengths] + [("all", tuple(lengths))]:
-        cells = [c for trial, c in comparison.curves.items() if trial.total_steps in kept]
-        pair = (np.stack([c[which].final for c in cells]) for which in (ours, theirs))
-        found[name] = statistics.interval(statistics.probability_of_improvement, *pair)
-    return found
+def recorded(group: dict[str, Any], left_out: set[str]) -> dict[Trial, dict[str, Curve]]:
+    """The rows of a group as curves, but for some objectives."""
+    curves: dict[Trial, dict[str, Curve]] = {}
+    for row in group.get("rows", ()):
+        trial, final = Trial(row["env"], row["total_steps"]), np.float32(row["final_returns"])
+        if row["objective"] not in left_out:
+            curves.setdefault(trial, {})[row["objective"]] = Curve(final[:, None], np.int64([trial.total_steps]))
+    return curves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {"ppo", *files}
     out = ROOT / f"benchmarks/results/surface-returns-{args.lives}.json"
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"groups": {}}
-    report |= provenance() | {"lives": args.lives}
+    report |= {"lives": args.lives}
     for group in args.groups:
         lengths, seeds, seed = GROUPS[group]
         found = [
@@ -88,12 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             for env, steps in lengths.items()
         ]
-        comparison = Comparison({t: c for each in found for t, c in each.curves.items()}, {})
-        pairs = {f"{a} over {b}": better(comparison, a, b) for a, b in PAIRS if {a, b} <= known}
-        report["groups"][group] = {
+        before = report["groups"].get(group, {})
+        kept = recorded(before, known)
+        curves = {t: kept.get(t, {}) | c for each in found for t, c in each.curves.items()}
+        comparison = Comparison(curves, {})
+        names = set(comparison.objectives)
+        pairs = {f"{a} over {b}": by_length(comparison, a, b) for a, b in PAIRS if {a, b} <= names}
+        report["groups"][group] = provenance() | {
             "seeds": seeds,
             "seed": seed,
-            "objectives": {name: identity(resolve_objective(path)) for name, path in files.items()},
+            "objectives": before.get("objectives", {})
+            | {name: identity(resolve_objective(path)) for name, path in files.items()},
             "better": pairs,
             "rows": rows(comparison, "ppo"),
         }

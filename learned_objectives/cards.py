@@ -1,7 +1,7 @@
 """Cards: what an objective is, how it was made, what it expects, where it was tested, where it loses.
 
 A card is rendered from data: the record saved with an objective, whose key "card" holds what a person has to say of it (for
-closed forms, the texts below), and tested.json, what `python -m benchmarks.returns` found. Nothing in it is measured here.
+closed forms, the texts below), and tested.json, what benchmarks found. Nothing in it is measured here.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def _use(objective: Objective | Drift, name: str) -> str:
     drift = objective.drift if isinstance(objective, Mirror) else objective
     if not isinstance(drift, Drift):
         return f"import discover\n\ndiscover.train({name})"
-    statistics = ", lo.Statistics(kl, entropy, explained_variance, clipped)" if drift.needs_statistics else ""
+    needs_statistics = drift.needs_statistics or objective.needs_statistics
+    statistics = ", lo.Statistics(kl, entropy, explained_variance, clipped)" if needs_statistics else ""
     progress = f", lo.Progress(step, lifetime{statistics})" if drift.needs_progress or statistics else ""
     lines = [
         "import learned_objectives as lo\n",

@@ -127,6 +127,11 @@ class TimedClip(Drift):
         )
         return jnp.abs(jnp.where(advantage >= 0, self.positive, negative))
 
+    def formulas(self) -> dict[str, str]:
+        """{"width, A > 0": "0.4", ...}: for readers."""
+        negative = f"{float(self.negative):.3g} N^-{float(self.power):.3g} exp({float(self.growth):.3g} n/N)"
+        return {"width, A > 0": f"{float(self.positive):.3g}", "width, A < 0": negative}
+
     def __call__(self, log_ratio, advantage, progress=None):
         change, width = jnp.expm1(log_ratio), self.width(advantage, progress)
         return jax.nn.relu((change - jnp.clip(change, -width, width)) * advantage)

@@ -124,10 +124,13 @@ class SoftClip(Drift):
         return found
 
     def formulas(self) -> dict[str, str]:
-        """{"width, A > 0": "0.2 exp(0.31 + 0.29 n/N)", ...}: of the numbers that are not zero, for readers."""
+        """{"width, A > 0": "0.2 exp(0.31 + 0.29 n/N)", ...}: of numbers that do not round to 0.00.
+
+        For readers: limits and the factor |A|^reach of a width are left out.
+        """
         forms = (
             f"{self.epsilon:g} exp({{}})",
-            "|1 + {}|",
+            "|1 + ({})|",
             "min(|{}|, 1)",
             "{}",
             f"{self.epsilon:g} exp({{}})",

@@ -224,7 +224,7 @@ def test_formulas_say_what_the_numbers_are():
     objective = lo.ScheduledMirror.create(drift, time_aware=True).replace(numbers=weights)
     assert objective.formulas() == {
         "width, A > 0": "0.2 exp(0.31 + 0.29 n/N - 0.22 (log10 N - 5.5))",
-        "slope, A < 0": "|1 + -0.50|",
+        "slope, A < 0": "|1 + (-0.50)|",
         "1 - lambda": "0.05 exp(0.64 n/N)",
     }
     assert lo.ScheduledMirror.create(lo.SoftClip.create()).formulas() == {}
