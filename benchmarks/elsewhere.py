@@ -126,7 +126,7 @@ class Bench:
 def require_drift(name: str) -> None:
     """ValueError where an objective is none that these agents can train."""
     objective = resolve_objective(name)
-    if not isinstance(objective, lo.Mirror):
+    if type(objective) not in (lo.Mirror, lo.ScheduledMirror):  # others change more than the drift and the weights
         raise ValueError(f"an agent of others takes a drift, and {name} is a {type(objective).__name__}.")
     if objective.needs_statistics:
         raise ValueError(f"agents of others compute no statistics of their updates, and {name} reads them.")

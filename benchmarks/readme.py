@@ -232,8 +232,27 @@ def pooled(report: dict[str, Any]) -> str:
     pairs = {f"{NAMES[name]} over PPO": report["better than ppo"][name] for name in ("lpo", "ta_lpo")}
     pairs["TA-LPO over LPO"] = report["better than one another"]["ta_lpo over lpo"]
     parts = [*(f"{n:,} steps" for n in LENGTHS), "all"]
-    rows = [[pair, *(f"{Interval(*found[part]):.2f}" for part in parts)] for pair, found in pairs.items()]
-    return table(["probability that a seed returns more", *parts], rows)
+    unmet = [
+        f"{outside(report, 'lpo', 'ppo'):.2f}",
+        f"{outside(report, 'ta_lpo', 'ppo'):.2f}",
+        f"{outside(report, 'ta_lpo', 'lpo'):.2f}",
+    ]
+    rows = [
+        [pair, *(f"{Interval(*found[part]):.2f}" for part in parts), other]
+        for (pair, found), other in zip(pairs.items(), unmet, strict=True)
+    ]
+    return table(["probability that a seed returns more", *parts, "environments not searched on"], rows)
+
+
+def outside(report: dict[str, Any], one: str, other: str) -> Interval:
+    """P(a seed of one returns more than one of the other) over trials of environments that the search has not met."""
+    train = read().train
+    rows = {
+        name: [row for row in report["rows"] if row["objective"] == name and row["env"] not in train]
+        for name in (one, other)
+    }
+    ours, theirs = (np.stack([final(row) for row in rows[name]]) for name in (one, other))
+    return interval(probability_of_improvement, ours, theirs)
 
 
 def found(test: dict[str, Any], report: dict[str, Any]) -> str:
@@ -244,17 +263,15 @@ def found(test: dict[str, Any], report: dict[str, Any]) -> str:
     }
     pairs = {("LPO", "PPO"): test["better than ppo"]["lpo"], ("TA-LPO", "PPO"): test["better than ppo"]["ta_lpo"]}
     pairs["TA-LPO", "LPO"] = test["better than one another"]["ta_lpo over lpo"]
-    rows = [
-        [
-            ours,
-            f"test set, {where}, {test['seeds']} seeds",
-            f"P(better than {theirs})",
-            f"{Interval(*better[part]):.2f}",
-            "0.5",
+    keys = {NAMES[name]: name for name in ("ppo", "lpo", "ta_lpo")}
+    rows = []
+    for (ours, theirs), better in pairs.items():
+        values = {where: Interval(*better[part]) for part, where in parts.items()}
+        values["environments not searched on"] = outside(test, keys[ours], keys[theirs])
+        rows += [
+            [ours, f"test set, {where}, {test['seeds']} seeds", f"P(better than {theirs})", f"{value:.2f}", "0.5"]
+            for where, value in values.items()
         ]
-        for (ours, theirs), better in pairs.items()
-        for part, where in parts.items()
-    ]
     a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"
     rows += [
         [RULES[name], "five kinds of grid worlds, tabular agents", "IQM, A2C's mean = 1", iqm, a2c]

@@ -22,6 +22,7 @@ import numpy as np
 import learned_objectives as lo
 from benchmarks import surface
 from benchmarks.record import ROOT
+from discover.agents.objectives import identity
 from discover.evaluation.evaluate import evaluate
 from discover.results import statistics
 from discover.runs.store import read_rows, write_text
@@ -161,6 +162,11 @@ def rule_card(search: str, runs: list[str], results: Path) -> tuple[int, dict[st
 def held_out(family: str, lives: str) -> dict[str, Any]:
     """A table of the card: environments that no life of the search contains (`benchmarks.surface_returns`)."""
     report = json.loads((ROOT / f"benchmarks/results/surface-returns-{lives}.json").read_text())["groups"]["held out"]
+    shipped = identity(lo.load(ROOT / f"benchmarks/searches/surface-{lives}/{family}.safetensors"))
+    if report["objectives"].get(family) != shipped:
+        raise SystemExit(
+            f"surface-returns-{lives}.json measured another {family}: run `python -m benchmarks.surface_returns` again."
+        )
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for row in report["rows"]:
         rows.setdefault((row["env"], row["total_steps"]), {})[row["objective"]] = row

@@ -211,7 +211,7 @@ class Surface:
     """The regression of one game and length. `effect` of features, in deviations of the residuals."""
 
     effect: np.ndarray
-    explained: float  # share of the variance of left-out candidates
+    explained: float  # share of the variance of left-out rows; a row is a candidate in one game at one length
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ def fitted(cells: Mapping[tuple[str, int], Sequence[Returns]]) -> dict[tuple[str
     start = np.log([0.01, 0.01, 0.01, 0.01, 0.6])
     found = scipy.optimize.minimize(unlikelihood, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
     shared, inverse, weights = posterior(np.exp(found.x))
-    left_out = weights / np.diag(inverse)  # errors of the predictions of candidates from all others
+    left_out = weights / np.diag(inverse)  # errors of the predictions of rows from all others
     surfaces = {}
     for env, n in cells:
         mine = (game == env) & (length == n)
