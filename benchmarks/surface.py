@@ -19,9 +19,9 @@ A family is the set of numbers that may move, and what they may depend on. Of a 
 
 within two distances from PPO. The mean of ||x(N) + x' n/N + sum_k x_k s_k||^2 over lives of PPO is at most 3^2, where s_k are the
 statistics in these lives: the numbers themselves stay near PPO's. The sum of the squares of x(N), x' and x_k, each in deviations
-of its draws, is at most 3.5^2: the objective stays among the candidates. s is the deviation of the errors in
-predicting each candidate from all others. The mean above is the predicted probability that a seed returns more than one of PPO.
-It is optimistic: the uncertainty of the effects and the choice of the maximum are not in it.
+of its draws, is at most 3.5^2: the objective stays among the candidates. s is the deviation of the errors in predicting
+each row from all others. The mean above is the predicted probability that a seed returns more than one of PPO. It is optimistic:
+the uncertainty of the effects and the choice of the maximum are not in it.
 
 `SETS` has the sets of lives; each is an independent draw. Families are read off each set and off all of them together, where the
 set has what they depend on. Cells and objectives are kept in benchmarks/searches. Writes benchmarks/results/surface.json.
@@ -126,7 +126,9 @@ class Lives:
                         f"{count} candidates of {cell.steps:,} environment steps in {', '.join(cell.envs)}", flush=True
                     )
                     z, f = self.measure(cell, part)
-                    np.savez(path, Z=z, f=f)
+                    whole = path.with_suffix(".part.npz")  # a killed run leaves no half of a cell
+                    np.savez(whole, Z=z, f=f)
+                    whole.replace(path)
                 with np.load(path) as kept:
                     parts.append((padded(kept["Z"].astype(np.float64)), kept["f"].astype(np.float64)))
             z, f = (np.concatenate(x) for x in zip(*parts, strict=True))
