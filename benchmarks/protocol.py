@@ -5,7 +5,7 @@
 
 benchmarks/protocol.toml says which trials are for training, validation and test. Trained cells are kept in runs/protocol, by the
 digest of that file, and the same command resumes. The report goes to benchmarks/results/protocol-validation.json or
-protocol-test.json.
+protocol-test.json. Objectives that it has already are read from it and not trained again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import envs
 import learned_objectives as lo
 from benchmarks import returns
@@ -29,7 +31,7 @@ from discover import plots
 from discover.agents.objectives import fingerprint, resolve_objective
 from discover.evaluation.evaluate import evaluate
 from discover.results import statistics
-from discover.results.comparison import Comparison, Trial
+from discover.results.comparison import Comparison, Curve, Trial
 from discover.runs.store import write_text
 from learned_objectives.cards import TESTED
 
@@ -91,35 +93,61 @@ def read(path: Path = FILE) -> Protocol:
     return Protocol(**fields, digest=hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12])
 
 
-def measure(protocol: Protocol, which: str, objectives: Sequence[str], cells: Path) -> Comparison:
-    """Train the objectives and the baseline in every trial of a set, or read what is there already."""
-    names, curves, misfits = tuple(dict.fromkeys((protocol.baseline, *objectives))), {}, {}
+def recorded(protocol: Protocol, which: str, report: dict[str, Any]) -> Comparison:
+    """The returns that a report of this protocol has of objectives whose numbers are the same now."""
+    told = report.get("objectives", {}) if report.get("set") == which else {}
+    same = {name for name, known in told.items() if known == fingerprint(resolve_objective(name))}
+    curves: dict[Trial, dict[str, Curve]] = {trial: {} for trial in protocol.trials[which]}
+    for row in report.get("rows", ()):
+        trial, name = Trial(row["env"], row["total_steps"]), row["objective"]
+        if name in same and trial in curves:
+            final = np.asarray([np.nan if x is None else x for x in row["final_returns"]], np.float32)
+            curves[trial][name] = Curve(final[:, None], np.asarray([trial.total_steps], np.int64))
+    misfits = {(row["objective"], row["env"]): row["why"] for row in report.get("did not fit", ())}
+    return Comparison(curves, {pair: why for pair, why in misfits.items() if pair[0] in same})
+
+
+def measure(
+    protocol: Protocol, which: str, objectives: Sequence[str], cells: Path, *, known: Comparison | None = None
+) -> Comparison:
+    """Returns of the objectives and of the baseline in every trial of a set: known ones as they are, and the others trained, or
+    read from cells that are there already."""
+    known = known or Comparison({}, {})
+    names, misfits = tuple(dict.fromkeys((protocol.baseline, *objectives))), dict(known.misfits)
+    curves: dict[Trial, dict[str, Curve]] = {}
     for trial in protocol.trials[which]:
-        out = cells / protocol.digest / which / f"{trial.env.replace('/', '_')}_{trial.total_steps}"
-        found = evaluate(
-            names,
-            [trial.env],
-            total_steps=trial.total_steps,
-            num_seeds=protocol.seeds,
-            seed=protocol.seed[which],
-            num_evals=20,
-            out=out,
-            progress=lambda line: print(line, flush=True),
-        )
-        curves |= found.curves
-        misfits |= found.misfits
+        there = dict(known.curves.get(trial, {}))
+        missing = [name for name in names if name not in there and (name, trial.env) not in misfits]
+        if missing:
+            found = evaluate(
+                missing,
+                [trial.env],
+                total_steps=trial.total_steps,
+                num_seeds=protocol.seeds,
+                seed=protocol.seed[which],
+                num_evals=20,
+                out=cells / protocol.digest / which / f"{trial.env.replace('/', '_')}_{trial.total_steps}",
+                progress=lambda line: print(line, flush=True),
+            )
+            there |= found.curves.get(trial, {})
+            misfits |= found.misfits
+        curves[trial] = {name: there[name] for name in names if name in there}
     return Comparison(curves, misfits)
 
 
-def report_of(protocol: Protocol, which: str, comparison: Comparison) -> dict[str, Any]:
-    """What is written of a set: rows, and P(better than the baseline) over all trials and by length of life."""
+def report_of(protocol: Protocol, which: str, comparison: Comparison, *, before: dict[str, Any]) -> dict[str, Any]:
+    """What is written of a set: rows, and P(better than the baseline) over all trials and by length of life. `before`: the report
+    that is extended; an objective keeps the commit at which it was measured."""
     names = [name for name in comparison.objectives if name != protocol.baseline]
-    return provenance() | {
+    origin = provenance()
+    earlier = {name: before["commit"] for name in before.get("objectives", {})} | before.get("commits", {})
+    return origin | {
         "protocol": protocol.digest,
         "set": which,
         "seeds": protocol.seeds,
         "seed": protocol.seed[which],
         "objectives": {name: fingerprint(resolve_objective(name)) for name in comparison.objectives},
+        "commits": {name: earlier.get(name, origin["commit"]) for name in comparison.objectives},
         f"better than {protocol.baseline}": {
             name: returns.by_length(comparison, name, protocol.baseline) for name in names
         },
@@ -188,11 +216,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = json.loads(path.read_text()) if path.exists() else {}
         names = dict.fromkeys((*before.get("objectives", {}), *args.objectives))
         require_new(before, protocol, list(names) if args.set == "test" else ())
-        comparison = measure(protocol, args.set, list(names), args.cells)
+        known = recorded(protocol, args.set, before)
+        comparison = measure(protocol, args.set, list(names), args.cells, known=known)
     except (ValueError, OSError) as error:
         print(f"benchmarks.protocol: {error}", file=sys.stderr)
         return 2
-    report = report_of(protocol, args.set, comparison)
+    report = report_of(protocol, args.set, comparison, before=before)
     write_text(path, json.dumps(report, indent=1, default=lambda x: x._asdict()) + "\n")
     draw(report, protocol.baseline, path.with_suffix(".png"))
     if args.set == "test" and args.report is None:

@@ -1,5 +1,7 @@
 """The protocol of comparisons: its sets are disjoint, its report is of one protocol, and the test is run once."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -81,12 +83,36 @@ def test_the_report_counts_seeds_that_are_better_than_the_baseline(tmp_path):
         Trial("CartPole-v1", 8000): {"ppo": curve(1, 2, 3, 4), "dpo": curve(5, 6, 7, 8)},
         Trial("MountainCar-v0", 2000): {"ppo": curve(1, 2, 3, 4), "dpo": curve(0, 2, 0, 0)},
     }
-    report = p.report_of(protocol, "test", Comparison(curves, {}))
+    report = p.report_of(protocol, "test", Comparison(curves, {}), before={})
     better = report["better than ppo"]["dpo"]
     assert better["8,000 steps"].value == 1.0
     assert better["2,000 steps"].value == 1.5 / 16  # 2 is better than 1 and ties with 2
     assert better["all"].value == pytest.approx((1.0 + 1.5 / 16) / 2)
     assert (report["protocol"], report["seed"]) == (protocol.digest, 10)
+
+
+def test_objectives_that_the_report_has_are_read_from_it_and_not_trained(tmp_path, monkeypatch):
+    protocol, trials = p.read(write(tmp_path)), [Trial("CartPole-v1", 8000), Trial("MountainCar-v0", 2000)]
+    curve = lambda *final: Curve(np.array(final, np.float32)[:, None], np.array([1]))
+    first = Comparison({trial: {"ppo": curve(1, 2, 3, 4)} for trial in trials}, {})
+    report = json.loads(json.dumps(p.report_of(protocol, "test", first, before={})))
+    asked = []
+
+    def evaluate(names, environments, **settings):
+        asked.append((names, environments))
+        return Comparison({Trial(environments[0], settings["total_steps"]): {"dpo": curve(5, 6, 7, 8)}}, {})
+
+    monkeypatch.setattr(p, "evaluate", evaluate)
+    known = p.recorded(protocol, "test", report)
+    both = p.measure(protocol, "test", ["dpo"], tmp_path, known=known)
+    assert asked == [(["dpo"], [trial.env]) for trial in trials]
+    again = p.report_of(protocol, "test", both, before=report | {"commit": "abc"})
+    assert again["commits"]["ppo"] == report["commits"]["ppo"]
+    assert set(again["commits"]) == {"ppo", "dpo"}
+    assert [list(both.curves[trial]["ppo"].final) for trial in trials] == [[1, 2, 3, 4]] * 2
+    other = report | {"objectives": {"ppo": "0"}}
+    assert not any(p.recorded(protocol, "test", other).curves.values())
+    assert not any(p.recorded(protocol, "validation", report).curves.values())
 
 
 def test_results_of_another_protocol_or_of_other_numbers_are_refused(tmp_path):
