@@ -57,8 +57,9 @@ class MirrorPPO(PPO):
         if not isinstance(self.mirror, lo.ScheduledMirror):
             return super().train_iteration(ts)
         now = self.mirror.settings(self.progress(ts.global_step))
+        clip = jnp.inf if now.value_clip is None else now.value_clip  # its clip acts on the values alone
         scheduled = self.replace(
-            gae_lambda=now.gae_lambda, ent_coef=now.entropy_coef, vf_coef=now.value_coef, clip_eps=now.value_clip
+            gae_lambda=now.gae_lambda, ent_coef=now.entropy_coef, vf_coef=now.value_coef, clip_eps=clip
         )
         return PPO.train_iteration(scheduled, ts)
 
@@ -76,10 +77,10 @@ class MirrorPPO(PPO):
 
 
 def require_weights(mirror: lo.ScheduledMirror) -> None:
-    """ValueError where the weights that the schedules multiply are not those of rejax's agent."""
+    """ValueError where the weights that the schedules multiply are not those of rejax's agent. A value clip may be absent."""
     found = {
         "gae_lambda": mirror.gae_lambda,
-        "clip_eps": mirror.value_clip,
+        "clip_eps": WEIGHTS["clip_eps"] if mirror.value_clip is None else mirror.value_clip,
         "vf_coef": mirror.value_coef,
         "ent_coef": mirror.entropy_coef,
     }

@@ -60,14 +60,25 @@ def _check(env: Any, params: Any, num_steps: int, num_envs: int) -> None:
 
         def body(state, keys):
             obs, state, *rest = step(keys, state, act(keys), params)
-            return state, (obs, *rest)
+            return state, (obs, *rest, _usable(env, state, params))
 
         return jax.lax.scan(body, state, step_keys)[1]
 
-    _check_values(env, rollout(jax.random.key(0), params))
+    *values, usable = rollout(jax.random.key(0), params)
+    _check_values(env, values)
+    _require(bool(usable.all()), env, "gives an action_mask in which no action is valid")
     limit = jnp.ones_like(params.max_steps_in_episode)
     truncated = rollout(jax.random.key(1), params.replace(max_steps_in_episode=limit))[3]
     _require(bool(truncated.all()), env, "does not truncate at params.max_steps_in_episode = 1 step")
+
+
+def _usable(env: Any, state: Any, params: Any) -> jax.Array:
+    """bool[B]: whether every choice has a valid option in each of these states [B]."""
+    if env.action_mask is None:
+        return jnp.ones(jax.tree.leaves(state)[0].shape[0], bool)
+    mask = jax.vmap(env.action_mask, in_axes=(0, None))(state, params)
+    ends = np.cumsum(choice_sizes(env.action_space(params)))[:-1]
+    return jnp.stack([part.any(-1) for part in jnp.split(mask, ends, axis=-1)]).all(0)
 
 
 def not_finite(env: Any, *, num_steps: int = 64, num_envs: int = 8) -> str | None:
@@ -132,6 +143,7 @@ def capability_faults(env: Any, params: Any) -> Iterator[str]:
     yield from _states_fault(env, params)
     yield from _level_fault(env, params)
     yield from _optimal_return_fault(env, params)
+    yield from _mask_fault(env, params)
 
 
 def _states_fault(env, params):
@@ -172,6 +184,33 @@ def _optimal_return_fault(env, params):
         return
     if _type(value) != "float32[]":
         yield f"gives optimal_return as {_type(value)}, not float32[]"
+
+
+def _mask_fault(env, params):
+    if env.action_mask is None:
+        return
+    if not callable(env.action_mask):
+        yield f"has action_mask {env.action_mask!r}, and it must be a function of a state and the parameters, or None"
+        return
+    sizes = choice_sizes(env.action_space(params))
+    if sizes is None:
+        yield "has an action_mask, and its actions are continuous: only those of Discrete and MultiDiscrete spaces can be invalid"
+        return
+    _, state = jax.eval_shape(env.reset_env, jax.random.key(0), params)
+    try:
+        found = jax.eval_shape(env.action_mask, state, params)
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        yield f"has an action_mask that cannot be traced ({type(error).__name__}: {_line(error)})"
+        return
+    if _type(found) != f"bool[{sum(sizes)}]":
+        yield f"gives action_mask as {_type(found)}, not bool[{sum(sizes)}], a flag for each action"
+
+
+def choice_sizes(space: Any) -> tuple[int, ...] | None:
+    """Options of each choice of an action: (A,) of a Discrete space; None of a continuous one."""
+    if isinstance(space, Discrete):
+        return (int(space.n),)
+    return space.sizes if isinstance(space, MultiDiscrete) else None
 
 
 def _types(params):

@@ -82,6 +82,11 @@ class Capabilities:
     # Jitted. The score 'optimal_regret' of a curriculum is this less the agent's return. None: it is unknown.
     optimal_return: Callable[[PyTree], jax.Array] | None = None
 
+    # (state, parameters) -> bool[A], which of the actions of a Discrete space are valid in that state, at least one. Of
+    # MultiDiscrete actions bool[sum of sizes], of the choices one after another, at least one of each. Policies, and with them
+    # entropies, divergences and objectives, have the valid ones alone. None: all are valid.
+    action_mask: Callable[[PyTree, PyTree], jax.Array] | None = None
+
     # Whether `reset_env` costs much more than `step_env`, as with physics: a rollout then draws one fresh start for each
     # environment, and not one for each step.
     expensive_reset: bool = False

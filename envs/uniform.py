@@ -37,6 +37,7 @@ class Uniform(Environment):
         self.lifetimes, self.expensive_reset = stated["lifetimes"], stated["expensive_reset"]
         self.binary_obs = binary_obs or stated["binary_obs"]
         self.sample_level = self._sample_level if stated["sample_level"] else None
+        self.action_mask = self._action_mask if stated["action_mask"] else None
         self.optimal_return = self._optimal_return if stated["optimal_return"] else None
 
     @property
@@ -58,6 +59,9 @@ class Uniform(Environment):
     def _sample_level(self, key):
         params = self.env.sample_level(key)
         return params.replace(max_steps_in_episode=jnp.asarray(params.max_steps_in_episode, jnp.int32))
+
+    def _action_mask(self, state, params):
+        return jnp.asarray(self.env.action_mask(state, self._inner(params)), bool)
 
     def _optimal_return(self, params):
         return self.env.optimal_return(self._inner(params))

@@ -16,6 +16,9 @@ from flax import struct
 
 PyTree = Any
 
+# The logit of an action that is not valid in a state. Its probability is exactly 0, and products with it are finite.
+INVALID = -1e9
+
 
 class Statistics(struct.PyTreeNode):
     """Scale-free statistics of an agent's last update. All are 0 before the first update."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learned_objectives.core import Objective, Outputs, Progress, PyTree, Rollout, same_shape
+from learned_objectives.core import INVALID, Objective, Outputs, Progress, PyTree, Rollout, same_shape
 from learned_objectives.disco_values import (
     BINS,
     Moments,
@@ -223,7 +223,7 @@ class Disco(Objective):
         of_action = {name: _at(heads[name], rollout.action) for name in ("z", "aux_pi", "q")}
         going_on = 1.0 - rollout.terminated
         terms = {
-            "policy_loss": _divergence(targets.policy, heads["logits"]),
+            "policy_loss": _divergence(_valid(targets.policy, heads["logits"]), heads["logits"]),
             "y_loss": _divergence(targets.y, heads["y"]),
             "z_loss": _divergence(targets.z, of_action["z"]),
             "next_policy_loss": going_on * _divergence(targets.next_policy, of_action["aux_pi"]),
@@ -320,6 +320,11 @@ def _seen(rollout: Rollout, behaviour: jax.Array) -> Seen:
 def _at(x: jax.Array, action: jax.Array) -> jax.Array:
     """x[a]: f32[..., N] of f32[..., A, N] and i32[...]."""
     return jnp.take_along_axis(x, action[..., None, None], axis=-2)[..., 0, :]
+
+
+def _valid(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """A target policy without the actions that are not valid by the agent's logits, both f32[..., A]."""
+    return jnp.where(logits > INVALID / 2, target, INVALID)
 
 
 def _divergence(target: jax.Array, logits: jax.Array) -> jax.Array:

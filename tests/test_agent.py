@@ -14,8 +14,9 @@ import envs
 import learned_objectives as lo
 from discover.agents import rollout as ro
 from discover.agents.agent import Agent, AgentConfig
+from discover.agents.layers import orthogonalise
 from discover.agents.learning import Learner
-from discover.agents.networks import make_networks, orthogonalise
+from discover.agents.networks import make_networks
 from discover.agents.setups import usual_setup
 from discover.devices.plan import CPU
 from discover.evaluation.train import make_life

@@ -132,6 +132,7 @@ def test_defaults_are_those_of_an_environment_without_capabilities():
         "sample_level": None,
         "lifetimes": None,
         "optimal_return": None,
+        "action_mask": None,
         "expensive_reset": False,
         "binary_obs": False,
     }

@@ -12,8 +12,8 @@ import envs
 import learned_objectives as lo
 from discover.agents.agent import Agent, AgentConfig
 from discover.agents.distributions import Categorical
+from discover.agents.layers import bfloat16_product, product, relu
 from discover.agents.learning import minibatches
-from discover.agents.networks import bfloat16_product, product, relu
 
 
 def plain(x, matrix):

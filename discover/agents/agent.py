@@ -17,8 +17,10 @@ from flax import struct
 
 from discover.agents import rollout as ro
 from discover.agents.config import AgentConfig
+from discover.agents.layers import dot_general
 from discover.agents.learning import Learner, require_separable
-from discover.agents.networks import Heads, Networks, dot_general, heads_width, make_networks, with_heads, with_target
+from discover.agents.networks import Heads, Networks, heads_width, make_networks, with_heads, with_masks, with_target
+from discover.agents.observations import Masking, Recalling
 from discover.devices.modes import is_traced, plain_jax
 from discover.devices.plan import CPU, Plan, plan_for
 from envs import spaces
@@ -139,8 +141,20 @@ class Agent:
                 f"{type(objective).__name__} has outputs for every action of one Discrete space, and the actions of "
                 f"{self.env.name} are of {space}: choose an environment with a Discrete space."
             )
+        if self.config.recurrent and objective.target_share is not None:
+            raise ValueError(
+                f"{type(objective).__name__} has a target network, which would need a memory of its own: choose a network that "
+                f"is not recurrent, such as 'auto', in place of {self.config.network!r}."
+            )
         heads = tuple((name, tuple(shape)) for name, shape in heads.items())
         return replace(self, critic_width=heads_width(heads), heads=heads, target_share=objective.target_share)
+
+    @cached_property
+    def acting(self) -> Any:
+        """The environment with what the networks see: its observations, the mask of its actions where it has one, and what
+        recurrent networks remember."""
+        env = self.env if self.env.action_mask is None else Masking(self.env)
+        return Recalling(env, self.networks.first) if self.config.recurrent else env
 
     @cached_property
     def networks(self) -> Networks:
@@ -156,6 +170,8 @@ class Agent:
             critic_width=self.critic_width,
             dot=dot_general(self.config.products, self.plan.copies_transposed),
         )
+        if self.env.action_mask is not None:
+            networks = with_masks(networks)
         return networks if self.heads is None else with_heads(networks, self.heads)
 
     @property
@@ -177,6 +193,8 @@ class Agent:
         evenly, if these are worth sharing; otherwise, and where the plan splits no lives, one."""
         c = self.config
         if not self.plan.splits_lives:
+            return 1
+        if c.recurrent:
             return 1
         if c.clip == "separate":
             return min(num_devices, 2)
@@ -218,7 +236,7 @@ class Agent:
         params_key, env_key, life_key = jax.random.split(key, 3)
         params = self.networks.init(params_key)
         env = ro.start(
-            self.env,
+            self.acting,
             task.env_params,
             env_key,
             num_envs=self.config.num_envs,
@@ -278,7 +296,7 @@ class Agent:
         The explained variance is that of the critic before the update, and 0 where the critic predicts a vector. R is the
         lambda-return for lambda = 0.95.
         """
-        policy = self.networks.actor(params, rollout.obs)
+        policy = (self.networks.unrolled or self.networks).actor(params, rollout.obs)
         log_ratio = policy.log_prob(rollout.action) - rollout.log_prob
         change = jnp.expm1(log_ratio)
         explained = jnp.float32(0.0)
@@ -301,7 +319,7 @@ class Agent:
         if self.target_share is not None:
             networks, params = with_target(networks), params | {"target": state.target}
         return ro.rollout(
-            self.env,
+            self.acting,
             task.env_params,
             networks,
             params,
@@ -365,18 +383,20 @@ class Agent:
     def _evaluate(self, task: Task, state: AgentState, key: jax.Array, num_episodes: int, greedy: bool) -> jax.Array:
         reset_key, step_key = jax.random.split(key)
         keys = jax.random.split(reset_key, num_episodes)
-        obs, env_state = jax.vmap(self.env.reset, in_axes=(0, None))(keys, task.env_params)
+        obs, env_state = jax.vmap(self.acting.reset, in_axes=(0, None))(keys, task.env_params)
         zeros = jnp.zeros(num_episodes, jnp.float32)
 
         def step(carry):
             i, obs, env_state, playing, total = carry
             act_key, env_key = jax.random.split(jax.random.fold_in(step_key, i))
-            policy = self.networks.actor(state.params, ro.normalised_obs(state.env, obs))
+            seen = ro.normalised_obs(state.env, obs)
+            policy = self.networks.actor(state.params, seen)
             noise = self.networks.noise(act_key, (num_episodes,))
             action = self.networks.to_env(policy.mode() if greedy else policy.sample(noise))
-            obs, env_state, reward, terminated, truncated, _ = jax.vmap(self.env.step, in_axes=(0, 0, 0, None))(
+            after, env_state, reward, terminated, truncated, _ = jax.vmap(self.acting.step, in_axes=(0, 0, 0, None))(
                 jax.random.split(env_key, num_episodes), env_state, action, task.env_params
             )
+            obs = self.networks.follow(state.params, seen, after)
             total = total + jnp.where(playing, reward, 0.0)
             return i + 1, obs, env_state, playing & ~(terminated | truncated), total
 

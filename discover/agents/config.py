@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from discover.agents.networks import ACTIVATIONS
+from discover.agents.layers import ACTIVATIONS
+from discover.agents.recurrent import CELLS
 
 # The clock of a life is in float32 environment steps (`Progress`). Updates have different values of it up to 2^23 updates, and
 # the number of updates is recovered from it exactly up to 2^22.
 MAX_UPDATES = 2**22
 
 
+NETWORKS = ("auto", "mlp", "cnn", "table", *CELLS)
 CLIP = {"together": "joint", "apart": "separate"}  # in version 0.1
 
 
@@ -42,7 +44,10 @@ class AgentConfig:
     max_update: float | None = None  # of every element of Adam's direction, before the learning rate; None: as it is
     hidden: tuple[int, ...] = (64, 64)  # layer sizes of the actor and of the critic (separate networks)
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
-    network: Literal["auto", "mlp", "cnn", "table"] = "auto"  # auto: a CNN for images, a table for numbered states
+    network: Literal["auto", "mlp", "cnn", "table", "gru", "mingru"] = (
+        "auto"  # auto: a CNN for images, a table for numbered states; gru, mingru: a recurrent cell behind either
+    )
+    sequence: int | None = None  # steps of the sequences in minibatches of recurrent networks; None: num_steps
     products: Literal["float32", "bfloat16"] = "float32"  # factors of dense layers are rounded to; sums are float32
     normalise_obs: bool = False  # by their running mean and deviation
     normalise_reward: bool = False  # by the running deviation of the discounted return
@@ -66,9 +71,10 @@ class AgentConfig:
             f"num_starts must be at least 1, or None, and is {self.num_starts}.",
         )
         _require(
-            self.network in ("auto", "mlp", "cnn", "table"),
-            f"network must be auto, mlp, cnn or table, and is {self.network!r}.",
+            self.network in NETWORKS,
+            f"network must be one of {', '.join(NETWORKS)}, and is {self.network!r}.",
         )
+        self._check_sequences()
         _require(self.clip in ("joint", "separate"), f"clip must be joint or separate, and is {self.clip!r}.")
         _require(
             self.products in ("float32", "bfloat16"),
@@ -92,6 +98,35 @@ class AgentConfig:
             f"num_minibatches must divide num_envs * num_steps = {self.steps_per_update}, and {self.num_minibatches} "
             "does not.",
         )
+
+    def _check_sequences(self) -> None:
+        if self.network not in CELLS:
+            _require(
+                self.sequence is None,
+                f"sequence is of recurrent networks, and network is {self.network!r}: choose network 'gru', or sequence None.",
+            )
+            return
+        length = self.sequence_length
+        _require(
+            length >= 1 and self.num_steps % length == 0,
+            f"sequence must divide num_steps = {self.num_steps}, the steps of a rollout, and is {length}.",
+        )
+        count = self.steps_per_update // length
+        _require(
+            count % self.num_minibatches == 0,
+            f"num_minibatches must divide the sequences of a rollout, num_envs * num_steps / sequence = {count}, because a "
+            f"recurrent network learns from whole ones, and is {self.num_minibatches}: take fewer minibatches, more "
+            "environments or shorter sequences.",
+        )
+
+    @property
+    def recurrent(self) -> bool:
+        return self.network in CELLS
+
+    @property
+    def sequence_length(self) -> int:
+        """Steps of the sequences that a recurrent network learns from."""
+        return self.num_steps if self.sequence is None else self.sequence
 
     @property
     def steps_per_update(self) -> int:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from learned_objectives.core import INVALID
+
 
 class Categorical(NamedTuple):
     """A policy over `A` actions. One action is i32[]."""
@@ -52,6 +54,24 @@ class Categorical(NamedTuple):
         return (jnp.exp(log_probs) * (log_probs - other.log_probs)).sum(-1)
 
 
+class MaskedCategorical(Categorical):
+    """A policy over the valid ones of `A` actions. The others have probability 0 and no part in entropies."""
+
+    @classmethod
+    def of(cls, policy: Categorical, mask: jax.Array) -> MaskedCategorical:
+        """`mask` bool[..., A]. Where no action is valid, all have the same probability."""
+        return cls(jnp.where(mask, policy.logits, INVALID))
+
+    def relative_entropy(self) -> jax.Array:
+        """The entropy over that of the uniform policy on the valid actions: f32[...] in [0, 1]."""
+        return self.entropy() / jnp.log(jnp.maximum(valid(self.logits), 2.0))
+
+
+def valid(logits: jax.Array) -> jax.Array:
+    """f32[...]: how many actions are valid."""
+    return (logits > INVALID / 2).sum(-1).astype(jnp.float32)
+
+
 class MultiCategorical(struct.PyTreeNode):
     """A policy over K independent choices, a product of categoricals. One action is i32[K]."""
 
@@ -86,6 +106,23 @@ class MultiCategorical(struct.PyTreeNode):
     def kl(self, other: MultiCategorical) -> jax.Array:
         """KL(self || other): f32[...]."""
         return jnp.stack([a.kl(b) for a, b in zip(self.choices, other.choices, strict=True)]).sum(0)
+
+
+class MaskedMultiCategorical(MultiCategorical):
+    """A policy over the valid options of K independent choices."""
+
+    @classmethod
+    def of(cls, policy: MultiCategorical, mask: jax.Array) -> MaskedMultiCategorical:
+        """`mask` bool[..., sum of sizes], of the choices one after another."""
+        return cls(jnp.where(mask, policy.logits, INVALID), policy.sizes)
+
+    def relative_entropy(self) -> jax.Array:
+        """The entropy over that of the uniform policy on the valid options: f32[...] in [0, 1]."""
+        most = sum(jnp.log(jnp.maximum(valid(choice.logits), 1.0)) for choice in self.choices)
+        return self.entropy() / jnp.maximum(most, math.log(2))
+
+
+MASKED = {Categorical: MaskedCategorical, MultiCategorical: MaskedMultiCategorical}
 
 
 class Gaussian(NamedTuple):

@@ -14,6 +14,7 @@ from optax import contrib
 
 from discover.agents.config import AgentConfig
 from discover.agents.networks import Networks
+from discover.agents.recurrent import sequences
 from discover.devices import team
 from learned_objectives import Objective, Outputs, Progress, Rollout
 
@@ -59,6 +60,11 @@ class Learner:
         rule = OPTIMIZERS[c.optimizer](c)
         return rule if c.max_update is None else optax.chain(rule, optax.clip(c.max_update))
 
+    @property
+    def trained(self) -> Networks:
+        """The networks as they see a minibatch: rows of steps, or sequences."""
+        return self.networks.unrolled or self.networks
+
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state: one for all parameters, or one for each network if their gradients are clipped apart."""
         if self.config.clip == "separate":
@@ -100,18 +106,27 @@ class Learner:
         """
         if self.config.clip == "separate":
             require_separable(objective)
-        flat = jax.tree.map(lambda x: team.by_device(x, self.row_shards), experience)
+        flat = self._rows(experience)
         order = self._order(key)
         if self.config.clip == "joint":
             return self._learn_together(objective, progress, params, opt_state, flat, rate, order)
         return self._learn_apart(objective, progress, params, opt_state, flat, rate, order)
+
+    def _rows(self, experience: tuple[Rollout, PyTree]) -> tuple[Rollout, PyTree]:
+        """What minibatches are made of: steps [T * B, ...]; of recurrent networks sequences [L, T / L * B, ...]."""
+        if not self.config.recurrent:
+            return jax.tree.map(lambda x: team.by_device(x, self.row_shards), experience)
+        rollout, targets = jax.tree.map(lambda x: sequences(x, self.config.sequence_length), experience)
+        before = jax.tree.map(lambda x: x[:1], rollout.obs.hidden)  # the rest is computed again
+        return rollout._replace(obs=rollout.obs._replace(hidden=before)), targets
 
     def _order(self, key: jax.Array) -> jax.Array | None:
         """i32[gradient steps, rows of a minibatch]; None where every minibatch is the whole rollout, and nothing to shuffle."""
         c = self.config
         if c.num_minibatches == 1:
             return None
-        order = permutations(key, c.num_epochs, c.steps_per_update, self.row_shards)
+        rows = c.steps_per_update // (c.sequence_length if c.recurrent else 1)
+        order = permutations(key, c.num_epochs, rows, self.row_shards)
         order = order.reshape(c.num_epochs * c.num_minibatches, -1)
         if self.row_shards > 1:  # the same rows, wherever they lie
             order = jnp.asarray(team.row_by_device(c.num_steps, c.num_envs, self.row_shards))[order]
@@ -119,7 +134,7 @@ class Learner:
 
     def _learn_together(self, objective, progress, params, opt_state, flat, rate, order):
         vector, unpack = self._packed(params)
-        take, take_inputs = (minibatches(tree, self.flat_rows) for tree in (flat, (flat[0].obs, flat[0].action)))
+        take, take_inputs = (self._minibatches(tree) for tree in (flat, (flat[0].obs, flat[0].action)))
 
         def slope(vector, index):
             batch = take(index)
@@ -144,10 +159,10 @@ class Learner:
             return objective.actor_loss(log_prob, entropy, rollout, targets, progress)
 
         def critic_loss(critic, rollout, targets):
-            critic = self.networks.critic({"critic": critic}, rollout.obs)
+            critic = self.trained.critic({"critic": critic}, rollout.obs)
             return objective.critic_loss(critic, rollout, targets, progress)
 
-        take = minibatches(flat, self.flat_rows)
+        take = self._minibatches(flat)
 
         def learn(name, loss):
             vector, unpack = self._packed(params[name])
@@ -178,17 +193,22 @@ class Learner:
 
         return jax.lax.scan(step, (params, opt_state), order, length=c.num_epochs * c.num_minibatches)
 
+    def _minibatches(self, tree: PyTree) -> Callable[[jax.Array | None], PyTree]:
+        if self.config.recurrent:
+            return lambda index: tree if index is None else jax.tree.map(lambda x: x[:, index], tree)
+        return minibatches(tree, self.flat_rows)
+
     def _packed(self, params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         """Parameters as gradient steps take them, and the way back: for Adam in one vector, so that its arithmetic is three
         kernels and not three for every layer. Plain descent has none, and its tables are large."""
         return ravel_pytree(params) if self.config.optimizer == "adam" else (params, lambda same: same)
 
     def _outputs(self, params: PyTree, obs: PyTree, action: PyTree) -> Outputs:
-        return Outputs(*self._policy(params, obs, action), self.networks.critic(params, obs))
+        return Outputs(*self._policy(params, obs, action), self.trained.critic(params, obs))
 
     def _policy(self, params: PyTree, obs: PyTree, action: PyTree) -> tuple[jax.Array, jax.Array]:
         """(log pi(a|s), entropy)."""
-        policy = self.networks.actor(params, obs)
+        policy = self.trained.actor(params, obs)
         return policy.log_prob(action), policy.entropy()
 
 

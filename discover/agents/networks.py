@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,156 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from discover.agents.distributions import Categorical, Gaussian, MultiCategorical
+from discover.agents.distributions import MASKED, Categorical, Gaussian, MultiCategorical
+from discover.agents.layers import DotGeneral, Torso, copied_product, gain, orthogonalise
+from discover.agents.observations import Masked, Recalled
+from discover.agents.recurrent import CELLS, Bare, Recurrent, Stepped, first, follow
 from envs import spaces
 from envs.spaces import MultiDiscrete
-
-NATURE_SIZE = 36  # pixels of the shorter side, from which the convolutions of the Nature CNN leave something
-
-
-@jax.custom_jvp
-def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0). Its derivative reads the result and not x, so that x need not be kept for a backward pass: on a GPU that is a
-    quarter of a dense layer's memory traffic."""
-    return jnp.maximum(x, 0.0)
-
-
-@relu.defjvp
-def _relu_jvp(primals, tangents):
-    y = relu(*primals)
-    return y, jnp.where(y > 0, *tangents, 0.0)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "relu": relu,
-    "swish": nn.swish,
-}
-
-
-def gain(scale: float) -> Callable[..., jax.Array]:
-    """An initialiser that only says how long a layer's matrix shall be; `orthogonalise` gives it a direction."""
-    return nn.initializers.constant(scale)
-
-
-def orthogonalise(params: Any, key: jax.Array) -> Any:
-    """Every matrix of gains becomes that gain times a random orthogonal matrix; vectors stay as they are.
-
-    One draw for all of them: each draw of its own would cost the compiler as much as a layer does.
-    """
-    leaves, treedef = jax.tree.flatten(params)
-    sizes = [leaf.size if leaf.ndim >= 2 else 0 for leaf in leaves]
-    noise = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), list(itertools.accumulate(sizes))[:-1])
-    matrices = [
-        leaf * polar(x.reshape(-1, leaf.shape[-1])).reshape(leaf.shape) if leaf.ndim >= 2 else leaf
-        for leaf, x in zip(leaves, noise, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, matrices)
-
-
-def polar(x: jax.Array) -> jax.Array:
-    """The orthogonal polar factor of a matrix, by products alone: Haar-distributed if the matrix is Gaussian.
-
-    Newton-Schulz, X <- X (3 I - X^T X) / 2, takes every singular value to 1. Products cannot hang, while several QR
-    factorisations batched over agents in one program deadlock XLA's two-thread CPU pool on jax 0.10.
-    """
-    tall = x if x.shape[0] >= x.shape[1] else x.T
-    tall = tall / jnp.linalg.norm(tall)  # Frobenius, so that every singular value is in (0, 1]
-    # The smallest of n singular values is near n^-1.5 after the division, and grows by 3/2 a step until it is near 1.
-    tall = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), tall)
-    return tall if x.shape[0] >= x.shape[1] else tall.T
-
-
-@jax.custom_vjp
-def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """x @ matrix, f32[..., in] and f32[in, out]; its gradient with respect to the matrix takes x transposed in memory.
-    For plans with `copies_transposed`.
-
-    On CPUs XLA would compute x^T g with Eigen, which repacks x at the cost of the product itself. A transposed copy uses the same
-    fast kernel as all other products (measured, 1,024 x 400 x 64: 0.52 to 0.46 ms, and 0.14 to 0.08 for 64 x 64).
-    In reverse mode alone, any number of times over: `jax.jvp` does not go through it.
-    """
-    return x @ matrix
-
-
-def _product_forward(x, matrix):
-    return x @ matrix, (x, matrix)
-
-
-def _product_backward(kept, gradient):
-    x, matrix = kept
-    rows = x.reshape(-1, x.shape[-1])
-    columns = jax.lax.optimization_barrier(rows.T)
-    return gradient @ matrix.T, columns @ gradient.reshape(-1, gradient.shape[-1])
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@jax.custom_vjp
-def bfloat16_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """x @ matrix, f32[..., in] and f32[in, out], with both factors rounded to bfloat16 and the sum in float32; its gradients are
-    such products too. In reverse mode alone, any number of times over."""
-    x, matrix = (jnp.asarray(factor, jnp.bfloat16) for factor in (x, matrix))
-    return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _bfloat16_forward(x, matrix):
-    return bfloat16_product(x, matrix), (x, matrix)
-
-
-def _bfloat16_backward(kept, gradient):
-    x, matrix = kept
-    rows = x.reshape(-1, x.shape[-1])
-    return bfloat16_product(gradient, matrix.T), bfloat16_product(rows.T, gradient.reshape(-1, gradient.shape[-1]))
-
-
-bfloat16_product.defvjp(_bfloat16_forward, _bfloat16_backward)
-
-DotGeneral = Callable[..., jax.Array]  # as flax's Dense calls it
-
-
-def _copied(x, matrix, *_, **__):
-    return product(x, matrix)
-
-
-def _rounded(x, matrix, *_, **__):
-    return bfloat16_product(x, matrix)
-
-
-def dot_general(products: str, copies_transposed: bool) -> DotGeneral:
-    """The product of dense layers: `products` "float32" or "bfloat16"."""
-    if products == "bfloat16":
-        return _rounded
-    return _copied if copies_transposed else jax.lax.dot_general
-
-
-class Torso(nn.Module):
-    """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, and convolutions before them for images.
-
-    Small images, as MinAtar's, have one convolution; from `NATURE_SIZE` on they have the three of the Nature CNN and its dense
-    layer of 512 (Mnih et al. 2015, Nature 518:529).
-    """
-
-    hidden: tuple[int, ...]
-    activation: str
-    image: bool
-    dot: DotGeneral = _copied
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        act = ACTIVATIONS[self.activation]
-        if self.image and min(x.shape[-3:-1]) >= NATURE_SIZE:
-            for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-                conv = nn.Conv(features, (size, size), (stride, stride), padding="VALID", kernel_init=gain(2**0.5))
-                x = act(conv(x))
-            x = act(nn.Dense(512, kernel_init=gain(2**0.5), dot_general=self.dot)(x.reshape((*x.shape[:-3], -1))))
-        elif self.image:
-            x = act(nn.Conv(16, (3, 3), kernel_init=gain(2**0.5))(x))
-            x = x.reshape((*x.shape[:-3], -1))
-        for width in self.hidden:
-            x = act(nn.Dense(width, kernel_init=gain(2**0.5), dot_general=self.dot)(x))
-        return x
 
 
 class Critic(nn.Module):
@@ -229,10 +86,14 @@ class Networks(NamedTuple):
     """A separate actor and critic for one environment: pure functions of (parameters, observation)."""
 
     init: Callable[[jax.Array], Any]  # key -> {"actor": ..., "critic": ...}
-    actor: Callable[[Any, jax.Array], Categorical | Gaussian]
-    critic: Callable[[Any, jax.Array], jax.Array]
+    actor: Callable[[Any, Any], Any]  # -> a policy: see `distributions`
+    critic: Callable[[Any, Any], Any]  # -> f32[..., M], or heads by name
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # (key, shape) -> what a sample needs
     to_env: Callable[[jax.Array], jax.Array]  # the policy's action -> the environment's
+    # Of recurrent networks, whose observations are `Recalled`. Those of the others are as the environment gives them.
+    first: Callable[[Any], Any] = lambda obs: obs  # the first observation of an episode
+    follow: Callable[[Any, Any, Any], Any] = lambda params, obs, after: after  # the observation after a step from `obs`
+    unrolled: Networks | None = None  # the same networks for whole sequences [L, N, ...]; None: they are not recurrent
 
 
 def make_networks(
@@ -243,10 +104,11 @@ def make_networks(
     activation: str,
     kind: str,
     critic_width: int,
-    dot: DotGeneral = _copied,
+    dot: DotGeneral = copied_product,
 ) -> Networks:
     """Networks for these spaces. `kind`: "mlp", "cnn", "table", or "auto": a table where an observation is one integer, a CNN
-    where it is [height, width, channels]. `dot`: the product of their dense layers, see `dot_general`.
+    where it is [height, width, channels]; "gru" or "mingru": a recurrent cell of hidden[-1] numbers behind the layers of "auto".
+    `dot`: the product of their dense layers, see `dot_general`.
 
     Raises ValueError with a sentence for a space that no head serves.
     """
@@ -257,15 +119,26 @@ def make_networks(
         raise ValueError(
             f"A CNN needs observations [height, width, channels], and these have shape {shape}: use 'mlp'."
         )
-    image = kind == "cnn" or (kind == "auto" and len(shape) == 3)
+    image = kind == "cnn" or (kind in ("auto", *CELLS) and len(shape) == 3)
     size, actor_type, head, to_env = _head(action_space)
-    actor = actor_type(Torso(hidden, activation, image, dot), size)
-    critic = Critic(Torso(hidden, activation, image, dot), critic_width)
+    below = Bare(dot) if kind in CELLS else Torso(hidden, activation, image, dot)
+    actor, critic = actor_type(below, size), Critic(below, critic_width)
+
+    def noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return head.noise(key, shape, sum(size) if isinstance(size, tuple) else size)
 
     def prepare(obs: jax.Array) -> jax.Array:
         if obs.dtype in (jnp.uint8, jnp.bool_):
             obs = obs.astype(jnp.float32) / (np.float32(255) if obs.dtype == jnp.uint8 else 1)
         return obs if image else obs.reshape((*obs.shape[: obs.ndim - len(shape)], -1))
+
+    if kind in CELLS:
+        torso, cell = Torso(hidden, activation, image, dot), CELLS[kind](hidden[-1], dot)
+        stepped = [
+            Stepped(Recurrent(torso, cell, head), name, prepare)
+            for name, head in (("actor", actor), ("critic", critic))
+        ]
+        return _make_recurrent(*stepped, width=hidden[-1], shape=shape, noise=noise, to_env=to_env)
 
     def init(key: jax.Array) -> Any:
         obs = prepare(jnp.zeros(shape, jnp.float32))
@@ -276,9 +149,48 @@ def make_networks(
         init=init,
         actor=lambda params, obs: actor.apply(params["actor"], prepare(obs)),
         critic=lambda params, obs: critic.apply(params["critic"], prepare(obs)),
-        noise=lambda key, shape: head.noise(key, shape, sum(size) if isinstance(size, tuple) else size),
+        noise=noise,
         to_env=to_env,
     )
+
+
+def _make_recurrent(actor: Stepped, critic: Stepped, *, width: int, shape: tuple[int, ...], **rest: Any) -> Networks:
+    def init(key: jax.Array) -> Any:
+        obs, hidden = actor.prepare(jnp.zeros(shape, jnp.float32)), jnp.zeros(width, jnp.float32)
+        return orthogonalise({each.name: each.module.init(key, hidden, obs) for each in (actor, critic)}, key)
+
+    stepwise = Networks(
+        init=init,
+        actor=actor.step,
+        critic=critic.step,
+        first=partial(first, width),
+        follow=partial(follow, (actor, critic)),
+        **rest,
+    )
+    return stepwise._replace(unrolled=stepwise._replace(actor=actor.unroll, critic=critic.unroll))
+
+
+def with_masks(networks: Networks) -> Networks:
+    """Networks of `Masked` observations, whose policies take valid actions alone."""
+
+    def actor(params: Any, obs: Masked | Recalled) -> Any:
+        obs, mask = _unmasked(obs)
+        policy = networks.actor(params, obs)
+        return MASKED[type(policy)].of(policy, mask)
+
+    return networks._replace(
+        actor=actor,
+        critic=lambda params, obs: networks.critic(params, _unmasked(obs)[0]),
+        follow=lambda params, obs, after: networks.follow(params, _unmasked(obs)[0], after),
+        unrolled=networks.unrolled and with_masks(networks.unrolled),
+    )
+
+
+def _unmasked(obs: Masked | Recalled) -> tuple[Any, jax.Array]:
+    """(the observation without its mask, the mask)."""
+    if isinstance(obs, Masked):
+        return obs.obs, obs.mask
+    return obs._replace(obs=obs.obs.obs), obs.obs.mask
 
 
 Heads = tuple[tuple[str, tuple[int, ...]], ...]  # names of outputs per state, and their shapes
@@ -299,7 +211,7 @@ def with_heads(networks: Networks, heads: Heads) -> Networks:
         named = {name: x.reshape(*x.shape[:-1], *shape) for (name, shape), x in zip(heads, parts, strict=True)}
         return {"logits": networks.actor(params, obs).logits} | named
 
-    return networks._replace(critic=critic)
+    return networks._replace(critic=critic, unrolled=networks.unrolled and with_heads(networks.unrolled, heads))
 
 
 def with_target(networks: Networks) -> Networks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from discover.agents.networks import Networks
+from discover.agents.observations import map_visible, visible
 from discover.devices.plan import CPU, Plan
 from discover.devices.team import all_gather, local_shard
 from learned_objectives import Rollout
@@ -102,16 +104,16 @@ class EnvCarry(struct.PyTreeNode):
     """What lives on between rollouts."""
 
     state: PyTree  # [B, ...]
-    obs: jax.Array  # f32[B, ...], raw
+    obs: PyTree  # f32[B, ...], raw; see `observations` for what may be with it
     episodes: Episodes
     obs_stats: RunningStats | None  # None: observations are used as they come
     return_stats: RunningStats | None  # of the discounted return; None: rewards are used as they come
     discounted: jax.Array | None  # f32[B], the discounted return that `return_stats` is about
 
 
-def normalised_obs(carry: EnvCarry, obs: jax.Array) -> jax.Array:
+def normalised_obs(carry: EnvCarry, obs: PyTree) -> PyTree:
     """The observation as the networks see it."""
-    return obs if carry.obs_stats is None else carry.obs_stats.normalise(obs)
+    return obs if carry.obs_stats is None else map_visible(carry.obs_stats.normalise, obs)
 
 
 def start(
@@ -128,7 +130,7 @@ def start(
         state=state,
         obs=obs,
         episodes=Episodes.create(num_envs),
-        obs_stats=RunningStats.create(obs.shape[1:]) if normalise_obs else None,
+        obs_stats=RunningStats.create(visible(obs).shape[1:]) if normalise_obs else None,
         return_stats=RunningStats.create(()) if normalise_reward else None,
         discounted=jnp.zeros(num_envs, jnp.float32) if normalise_reward else None,
     )
@@ -144,11 +146,15 @@ class Binary:
 
     def reset_env(self, key, params):
         obs, state = self.env.reset_env(key, params)
-        return obs.astype(bool), state
+        return as_bool(obs), state
 
     def step_env(self, key, state, action, params):
         obs, *rest = self.env.step_env(key, state, action, params)
-        return obs.astype(bool), *rest
+        return as_bool(obs), *rest
+
+
+def as_bool(obs: PyTree) -> PyTree:
+    return map_visible(lambda x: x.astype(bool), obs)
 
 
 def rollout(
@@ -176,16 +182,17 @@ def rollout(
     environments, the policy and the starts. `shards`: the number of devices along `team.AXIS`. Each of them steps a part of
     the environments, and all receive the whole rollout. The random draws do not depend on their number.
     """
-    num_envs, dtype = carry.obs.shape[0], carry.obs.dtype
+    (num_envs, *one), dtype = visible(carry.obs).shape, visible(carry.obs).dtype
+    size = math.prod(one)
     if plan.binary_obs and carry.obs_stats is None and env.binary_obs:
-        env, carry = Binary(env), carry.replace(obs=carry.obs.astype(bool))
+        env, carry = Binary(env), carry.replace(obs=as_bool(carry.obs))
     env_key, noise_key, start_key = keys
     keys = local_shard(jax.random.split(env_key, (num_steps, num_envs)), shards, 1)
     noise = local_shard(networks.noise(noise_key, (num_steps, num_envs)), shards, 1)
     start_keys = local_shard(jax.random.split(start_key, (num_starts, num_envs)), shards, 1)
     env_step = jax.vmap(_step_env, in_axes=(None, 0, 0, 0, None))
-    late = plan.late_values is None or carry.obs[0].size <= plan.late_values
-    restart = auto_reset(env, env_params, start_keys, at_once=at_once(plan, carry.obs[0].size, num_starts, num_steps))
+    late = plan.late_values is None or size <= plan.late_values
+    restart = auto_reset(env, env_params, start_keys, at_once=at_once(plan, size, num_starts, num_steps))
 
     def at_limit(obs, cut):
         """Critic at observations [..., B, ...] with which an episode was cut short; zeros if none was, as at most steps of most
@@ -205,6 +212,7 @@ def rollout(
         last_obs, state, reward, terminated, truncated = env_step(
             env, keys, c.state, networks.to_env(action), env_params
         )
+        last_obs = networks.follow(params, normalised_obs(c, c.obs), last_obs)
         done = terminated | truncated
         last = last_obs if late else at_limit(last_obs, truncated & ~terminated)
         obs, state = restart(t, done, (last_obs, state))
@@ -220,7 +228,7 @@ def rollout(
     # What a step itself does not need is done once for the whole rollout: probabilities, returns, and the values at visited
     # states. Within an episode the true successor is the next state visited.
     log_prob = jax.vmap(type(policy).log_prob)(policy, action)
-    values = networks.critic(params, normalised_obs(carry, jnp.concatenate([obs, mine.obs[None]])))
+    values = networks.critic(params, normalised_obs(carry, _followed_by(obs, mine.obs)))
     last = at_limit(last, truncated & ~terminated) if late else last
     # The first state of the next episode stands in for the successor of a terminal one where there are heads.
     elsewhere = truncated & ~terminated if isinstance(values, dict) else terminated | truncated
@@ -230,7 +238,9 @@ def rollout(
     seen, discounted = all_gather((seen, discounted), shards, 1)
     state, obs, running = all_gather((mine.state, mine.obs, mine.discounted), shards)
     episodes = carry.episodes.update(seen.reward, seen.terminated | seen.truncated)
-    carry = carry.replace(state=state, obs=obs.astype(dtype), discounted=running, episodes=episodes)
+    carry = carry.replace(
+        state=state, obs=map_visible(lambda x: x.astype(dtype), obs), discounted=running, episodes=episodes
+    )
     reward, carry = _scale_reward(seen.reward, discounted, carry)
     return carry, seen._replace(reward=reward)
 
@@ -280,6 +290,11 @@ def _beside(mask: jax.Array, x: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
 
 
+def _followed_by(steps: PyTree, last: PyTree) -> PyTree:
+    """[T, B, ...] and [B, ...] -> [T + 1, B, ...]."""
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), steps, last)
+
+
 def _select(done: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     def pick(x, y):
         return jnp.where(_beside(done, x), x, y)
@@ -303,8 +318,8 @@ def _scale_reward(reward, discounted, carry: EnvCarry):
     return jnp.clip(reward / jnp.sqrt(stats.var + 1e-8), -10.0, 10.0), carry.replace(return_stats=stats)
 
 
-def update_obs_stats(carry: EnvCarry, obs: jax.Array) -> EnvCarry:
+def update_obs_stats(carry: EnvCarry, obs: PyTree) -> EnvCarry:
     """Let the observation statistics see a rollout's observations, after the updates on it."""
     if carry.obs_stats is None:
         return carry
-    return carry.replace(obs_stats=carry.obs_stats.update(obs))
+    return carry.replace(obs_stats=carry.obs_stats.update(visible(obs)))

@@ -43,6 +43,12 @@ class GradientSearch(Search):
 
     def __init__(self, config: MetaGradConfig, problem: Problem):
         super().__init__(config, problem)
+        network = problem.recipe.agent.network
+        if problem.recipe.agent.recurrent:
+            raise ValueError(
+                f"a meta-gradient goes through single steps of the networks, and agent.network {network!r} learns from "
+                "sequences: search by evolution, or choose a network that is not recurrent."
+            )
         self.worlds = [Members(config, problem, e) for e in range(len(problem.settings))]
 
     @cached_property
