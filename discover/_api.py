@@ -14,6 +14,7 @@ from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPGConfig, LPOConfig
 from discover.searches.family import ObjectiveConfig
 from discover.searches.metagrad import MetaGradConfig
+from discover.searches.pbt import PBTConfig
 from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
@@ -29,6 +30,7 @@ __all__ = [
     "LossConfig",
     "MetaGradConfig",
     "ObjectiveConfig",
+    "PBTConfig",
     "Problem",
     "Recipe",
     "RollingConfig",
