@@ -13,6 +13,7 @@ from discover.searches.config import SearchConfig
 from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPGConfig, LPOConfig
 from discover.searches.family import ObjectiveConfig
+from discover.searches.map_elites import MapElitesConfig
 from discover.searches.metagrad import MetaGradConfig
 from discover.searches.pbt import PBTConfig
 from discover.searches.problem import Problem
@@ -28,6 +29,7 @@ __all__ = [
     "LPGConfig",
     "LPOConfig",
     "LossConfig",
+    "MapElitesConfig",
     "MetaGradConfig",
     "ObjectiveConfig",
     "PBTConfig",

@@ -23,6 +23,7 @@ RECIPES = (
         "ta_soft_clip_small",
         "program_small",
         "pbt_small",
+        "map_elites_small",
     ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),

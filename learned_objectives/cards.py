@@ -116,6 +116,7 @@ def _made(how: Mapping[str, Any]) -> str:
         "rolling": "evolution",
         "metagrad": "meta-gradients",
         "pbt": "population-based training",
+        "map_elites": "MAP-Elites",
     }
     search = names.get(str(kind), "a search")
     steps, spent, seconds = recipe.get("total_steps"), how.get("env_steps"), how.get("wall_seconds")

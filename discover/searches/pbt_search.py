@@ -82,8 +82,8 @@ class PBTSearch(Search):
     def init(self) -> PBTState:
         objectives, rates = self._start(as_arrays(self.problem.template), self.problem.key("start", 0))
         lives = tuple(self._born(0))
-        count, environments = self.config.population, len(self.problem.settings)
-        return PBTState(objectives, rates, lives, jnp.full((count, environments), jnp.nan), jnp.int32(0))
+        shape = self.config.population, len(self.problem.settings)
+        return PBTState(objectives, rates, lives, jnp.full(shape, jnp.nan, jnp.float32), jnp.int32(0))
 
     def mean(self, state: PBTState) -> lo.Objective:
         return jax.tree.map(lambda x: x[state.best], state.objectives)
