@@ -66,11 +66,11 @@ def test_the_archive_is_that_of_a_loop_over_candidates():
         descriptors = rng.uniform(-1.5, 2.5, (16, 2)).astype(np.float32)
         descriptors[rng.random((16, 2)) < 0.05] = np.nan
         found = me.Candidates(rng.normal(size=(16, 3)).astype(np.float32), score, score[:, None], descriptors)
-        cells = np.asarray(me.cell_of(descriptors, LOW, HIGH, GRID))
+        cells = np.asarray(me.cell_of(descriptors, low=LOW, high=HIGH, grid=GRID))
         place = np.clip(np.floor((descriptors - LOW) / (HIGH - LOW) * GRID), 0, np.array(GRID) - 1)
         known = np.isfinite(descriptors).all(1)
         np.testing.assert_array_equal(cells[known], (place @ [GRID[1], 1])[known])
-        archive = insert(archive, found, cells, generation)
+        archive = insert(archive, found, cells=cells, generation=generation)
         expected = inserted_by_hand(expected, found, cells.tolist())
     filled = np.flatnonzero(np.asarray(archive.filled))
     assert {*filled.tolist()} == {*expected}
@@ -83,34 +83,34 @@ def test_the_archive_is_that_of_a_loop_over_candidates():
 
 def test_descriptors_outside_of_the_range_belong_to_the_outermost_cells():
     points = jnp.array([[-np.inf, 0.0], [-1.0, -5.0], [0.99, 1.99], [1.0, 2.0], [np.inf, 9.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(me.cell_of(points, LOW, HIGH, GRID), [0, 0, 19, 19, 19, 10])
-    np.testing.assert_array_equal(me.cell_of(points[:, :1], LOW[:1], HIGH[:1], (2,)), [0, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(me.cell_of(points, low=LOW, high=HIGH, grid=GRID), [0, 0, 19, 19, 19, 10])
+    np.testing.assert_array_equal(me.cell_of(points[:, :1], low=LOW[:1], high=HIGH[:1], grid=(2,)), [0, 0, 1, 1, 1, 1])
 
 
 def archive_of(points):
     archive = me.empty(jnp.zeros(2), cells=6, environments=1, descriptors=1)
     found = me.Candidates(points, jnp.ones(len(points)), jnp.ones((len(points), 1)), jnp.zeros((len(points), 1)))
-    return me.inserted(archive, found, jnp.array([1, 4, 5])[: len(points)], 0)
+    return me.inserted(archive, found, cells=jnp.array([1, 4, 5])[: len(points)], generation=0)
 
 
 def test_children_lie_around_the_line_between_two_elites():
     """By hand: the mean and the covariance of children of three elites, of which each pair is as likely."""
     points = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 6.0]])
     sizes = {"count": 40_000, "start": 1.0, "iso": 0.5, "line": 0.3}
-    children = np.asarray(me.varied(jax.random.key(0), archive_of(points), jnp.zeros(2), **sizes), np.float64)
+    children = np.asarray(me.varied(jax.random.key(0), archive_of(points), template=jnp.zeros(2), **sizes), np.float64)
     p = np.asarray(points, np.float64)
     difference = (p[:, None] - p[None]).reshape(-1, 2)
     expected = np.cov(p.T, bias=True) + 0.5**2 * np.eye(2) + 0.3**2 * difference.T @ difference / 9
     np.testing.assert_allclose(children.mean(0), p.mean(0), atol=0.05)
     np.testing.assert_allclose(np.cov(children.T), expected, rtol=0.04, atol=0.04)
-    one = me.varied(jax.random.key(0), archive_of(points[1:2]), jnp.zeros(2), **sizes | {"iso": 0.0})
+    one = me.varied(jax.random.key(0), archive_of(points[1:2]), template=jnp.zeros(2), **sizes | {"iso": 0.0})
     np.testing.assert_array_equal(one, np.broadcast_to(points[1], one.shape))  # a line of one elite is a point
 
 
 def test_children_of_an_empty_archive_are_the_start_and_perturbations_of_it():
     archive = me.empty(jnp.full(2, 7.0), cells=6, environments=1, descriptors=1)
     sizes = {"count": 20_000, "start": 2.0, "iso": 0.1, "line": 0.1}
-    children = np.asarray(me.varied(jax.random.key(1), archive, jnp.full(2, 7.0), **sizes), np.float64)
+    children = np.asarray(me.varied(jax.random.key(1), archive, template=jnp.full(2, 7.0), **sizes), np.float64)
     np.testing.assert_array_equal(children[0], 7.0)
     np.testing.assert_allclose((children.mean(), children[1:].std()), (7.0, 2.0), rtol=0.02)
 
@@ -206,11 +206,11 @@ def test_scores_are_gains_over_the_start_in_units_of_it():
 def test_a_run_fills_cells_and_exports_an_elite(whole):
     search, state = last_state(whole.out)
     archive = state.search.archive
-    filled = np.asarray(archive.filled)
+    filled, (low, high) = np.asarray(archive.filled), map(jnp.array, SMALL.search.ranges)
     assert 1 <= filled.sum() == whole.rows[-1]["filled"]
     np.testing.assert_array_equal(
         np.flatnonzero(filled),
-        np.unique(me.cell_of(archive.descriptors[filled], *map(jnp.array, SMALL.search.ranges), SMALL.search.grid)),
+        np.unique(me.cell_of(archive.descriptors[filled], low=low, high=high, grid=SMALL.search.grid)),
     )
     best = int(np.argmax(archive.score))
     mean = search.mean(state)
@@ -240,7 +240,8 @@ def test_the_picture_has_each_elite_in_its_cell():
     archive = me.empty(jnp.zeros(1), cells=6, environments=1, descriptors=2)
     points = jnp.array([[0.5, 0.5], [2.5, 1.5]])
     found = me.Candidates(jnp.zeros((2, 1)), jnp.array([1.0, 2.0]), jnp.array([[5.0], [9.0]]), points)
-    archive = me.inserted(archive, found, me.cell_of(points, jnp.zeros(2), jnp.array([3.0, 2.0]), (3, 2)), 0)
+    cells = me.cell_of(points, low=jnp.zeros(2), high=jnp.array([3.0, 2.0]), grid=(3, 2))
+    archive = me.inserted(archive, found, cells=cells, generation=0)
     figure = plots.elites(archive, config, names=("$E",))
     score, returned = (axis for axis in figure.axes if axis.images)
     nan = np.nan

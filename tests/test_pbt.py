@@ -56,7 +56,7 @@ def whole(tmp_path_factory):
 
 def test_the_worst_share_copies_the_best():
     score = jnp.array([0.1, -0.5, 0.5, -0.3, 0.3, -0.1])
-    sources = np.stack([pbt.exploited(jax.random.key(i), score, 2) for i in range(64)])
+    sources = np.stack([pbt.exploited(jax.random.key(i), score, copies=2) for i in range(64)])
     assert (sources[:, [0, 2, 4, 5]] == [0, 2, 4, 5]).all()
     for loser in (1, 3):
         assert {*sources[:, loser].tolist()} == {2, 4}
@@ -66,11 +66,13 @@ def test_the_worst_share_copies_the_best():
 
 def test_members_that_diverged_copy_a_finite_one_and_equal_ones_copy_nothing():
     gone = -jnp.inf
-    sources = np.stack([pbt.exploited(jax.random.key(i), jnp.array([gone, gone, 0.0, gone]), 2) for i in range(8)])
+    sources = np.stack(
+        [pbt.exploited(jax.random.key(i), jnp.array([gone, gone, 0.0, gone]), copies=2) for i in range(8)]
+    )
     assert (sources == 2).all()
     for score in (jnp.zeros(4), jnp.full(4, gone)):
-        np.testing.assert_array_equal(pbt.exploited(jax.random.key(0), score, 2), [0, 1, 2, 3])
-    np.testing.assert_array_equal(pbt.exploited(jax.random.key(0), jnp.array([0.0, gone, 2.0]), 0), [0, 1, 2])
+        np.testing.assert_array_equal(pbt.exploited(jax.random.key(0), score, copies=2), [0, 1, 2, 3])
+    np.testing.assert_array_equal(pbt.exploited(jax.random.key(0), jnp.array([0.0, gone, 2.0]), copies=0), [0, 1, 2])
 
 
 def test_scores_are_mean_ranks_over_environments():
@@ -82,7 +84,7 @@ def test_scores_are_mean_ranks_over_environments():
 
 def test_returns_are_smoothed():
     before = jnp.array([[1.0], [jnp.nan], [3.0]])
-    found = pbt.smoothed(before, jnp.array([[3.0], [5.0], [jnp.nan]]), 0.75)
+    found = pbt.smoothed(before, jnp.array([[3.0], [5.0], [jnp.nan]]), weight=0.75)
     np.testing.assert_allclose(found, [[1.5], [5.0], [np.nan]])
 
 
@@ -93,7 +95,10 @@ def test_perturbations_have_the_distribution_that_they_say():
     logs = np.log(np.asarray(pbt.multiplicative(jax.random.key(0), leaf, 0.1), np.float64))
     assert (logs.mean(), logs.std()) == pytest.approx((np.log(2.0), 0.1), rel=0.02)
     objective = lo.AsymmetricClip(jnp.float32(0.0), jnp.float32(0.0))
-    assert len({float(x) for x in jax.tree.leaves(pbt.explored(jax.random.key(0), objective, "additive", 1.0))}) == 2
+    assert (
+        len({float(x) for x in jax.tree.leaves(pbt.explored(jax.random.key(0), objective, kind="additive", sigma=1.0))})
+        == 2
+    )
 
 
 def test_a_step_copies_agents_and_perturbs_objectives_and_rates():

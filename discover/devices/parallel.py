@@ -169,7 +169,7 @@ def shard(tree: PyTree, devices: list[Any]) -> PyTree:
     return wrap_keys(jax.tree.map(dealt, jax.device_get(unwrap_keys(tree))), tree)
 
 
-def take(tree: PyTree, index: jax.Array, devices: list[Any]) -> PyTree:
+def take(tree: PyTree, index: jax.Array, *, devices: list[Any]) -> PyTree:
     """Leaves x[index] of leaves x [n, ...] that `shard` or a program of `sharded_map` placed, placed in the same way."""
     return _taker(tuple(devices))(tree, index)
 

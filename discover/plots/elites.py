@@ -26,8 +26,8 @@ def elites(archive: Archive, config: MapElitesConfig, *, names: Sequence[str] = 
         f"return, {name}": np.asarray(archive.returns[:, e], np.float64) for e, name in enumerate(names)
     }
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
-    best = _places(score, config)
-    ends = [*zip(*config.ranges, strict=True), (0.0, 1.0)]
+    best, (low, high) = _places(score, config), config.ranges
+    ends = [*zip(low, high, strict=True), (0.0, 1.0)]
     extent = (*ends[0], *ends[1])
     for axis, (name, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         picture = np.where(best >= 0, values[best], np.nan)

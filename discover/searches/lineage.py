@@ -26,6 +26,7 @@ class Lineage(NamedTuple):
 def logged_population(
     objectives: PyTree,
     rates: jax.Array,
+    *,
     returned: jax.Array,
     score: jax.Array,
     source: jax.Array,

@@ -27,10 +27,7 @@ class MapElitesConfig(SearchConfig):
 
     population: int = 16  # candidates per generation
     lives: int = 1  # agents trained per candidate and environment, each from another key
-    descriptors: tuple[str, ...] = (
-        "log_kl",
-        "entropy",
-    )  # of behaviour: log_kl, entropy, clipped, explained_variance, or yours
+    descriptors: tuple[str, ...] = ("log_kl", "entropy")  # of behaviour, by name, or yours as module:NAME
     grid: tuple[int, ...] = (8, 8)  # cells along each descriptor
     bounds: tuple[float, ...] = ()  # low and high of each descriptor in turn; empty: the descriptors' own
     start_sigma: float = (
@@ -122,7 +119,7 @@ def empty(template: PyTree, *, cells: int, environments: int, descriptors: int) 
     )
 
 
-def cell_of(descriptors: jax.Array, low: jax.Array, high: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+def cell_of(descriptors: jax.Array, *, low: jax.Array, high: jax.Array, grid: tuple[int, ...]) -> jax.Array:
     """i32[...]: the cell of descriptors f32[..., D]. Those outside of the range belong to the outermost cells."""
     share = (jnp.clip(descriptors, low, high) - low) / (high - low)
     sizes = jnp.asarray(grid)
@@ -131,7 +128,7 @@ def cell_of(descriptors: jax.Array, low: jax.Array, high: jax.Array, grid: tuple
     return (place * strides).sum(-1)
 
 
-def inserted(archive: Archive, found: Candidates, cells: jax.Array, generation: jax.Array) -> Archive:
+def inserted(archive: Archive, found: Candidates, *, cells: jax.Array, generation: jax.Array) -> Archive:
     """The archive after candidates, one after another, have taken the cells i32[P] in which their score is higher.
 
     A candidate with a score or a descriptor that is not finite takes none. Of equal scores the earlier one stays.
@@ -149,7 +146,7 @@ def inserted(archive: Archive, found: Candidates, cells: jax.Array, generation: 
 
 
 def varied(
-    key: jax.Array, archive: Archive, template: PyTree, *, count: int, start: float, iso: float, line: float
+    key: jax.Array, archive: Archive, *, template: PyTree, count: int, start: float, iso: float, line: float
 ) -> PyTree:
     """Candidates [P, ...]: children of random elites; of an empty archive, the template and perturbations of it.
 

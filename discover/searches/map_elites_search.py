@@ -128,7 +128,7 @@ class MapElitesSearch(Search):
         """(archive, key) -> candidates [P, ...]."""
         c = self.config
         sizes = {"count": c.population, "start": c.start_sigma, "iso": c.iso_sigma, "line": c.line_sigma}
-        return jax.jit(lambda archive, key: map_elites.varied(key, archive, self.template, **sizes))
+        return jax.jit(lambda archive, key: map_elites.varied(key, archive, template=self.template, **sizes))
 
     @cached_property
     def _inserted(self):
@@ -142,8 +142,9 @@ class MapElitesSearch(Search):
             score = ((returns - reference) / jnp.maximum(jnp.abs(reference), 1.0)).mean(-1)
             score = jnp.where(jnp.isfinite(score), score, -jnp.inf)
             found = Candidates(objectives, score, returns, descriptors.mean(1))
-            cells = map_elites.cell_of(found.descriptors, low, high, c.grid)
-            return MapElitesState(map_elites.inserted(state.archive, found, cells, generation), reference)
+            cells = map_elites.cell_of(found.descriptors, low=low, high=high, grid=c.grid)
+            archive = map_elites.inserted(state.archive, found, cells=cells, generation=generation)
+            return MapElitesState(archive, reference)
 
         return jax.jit(inserted)
 

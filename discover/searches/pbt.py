@@ -85,14 +85,14 @@ PERTURBATIONS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 }
 
 
-def explored(key: jax.Array, objective: PyTree, kind: str, sigma: float) -> PyTree:
+def explored(key: jax.Array, objective: PyTree, *, kind: str, sigma: float) -> PyTree:
     """An objective whose leaves are all perturbed. `kind`: one of PERTURBATIONS."""
     leaves, structure = jax.tree.flatten(objective)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, [PERTURBATIONS[kind](k, x, sigma) for k, x in zip(keys, leaves, strict=True)])
 
 
-def smoothed(before: jax.Array, returned: jax.Array, weight: float) -> jax.Array:
+def smoothed(before: jax.Array, returned: jax.Array, *, weight: float) -> jax.Array:
     """f32[P, E]: weight before + (1 - weight) returned; `returned` where there is no earlier one. NaN where an agent diverged."""
     return jnp.where(jnp.isfinite(before), weight * before + (1.0 - weight) * returned, returned)
 
@@ -104,7 +104,7 @@ def scores(returns: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(returns).all(-1), ranks, -jnp.inf)
 
 
-def exploited(key: jax.Array, score: jax.Array, copies: int) -> jax.Array:
+def exploited(key: jax.Array, score: jax.Array, *, copies: int) -> jax.Array:
     """i32[P]: the member from which each one continues, by truncation selection: itself, or the one that it copies.
 
     Each of the `copies` members with the lowest score, and each that diverged, takes a random one of the `copies` with the

@@ -108,7 +108,7 @@ class PBTSearch(Search):
         def start(template, key):
             def member(p):
                 leaf_key, rate_key = jax.random.split(jax.random.fold_in(key, p))
-                drawn = pbt.explored(leaf_key, template, c.perturbation, c.start_sigma)
+                drawn = pbt.explored(leaf_key, template, kind=c.perturbation, sigma=c.start_sigma)
                 rate = c.rate_spread ** jax.random.uniform(rate_key, minval=-1.0, maxval=1.0)
                 return jax.tree.map(lambda x, y: jnp.where(p == 0, x, y), (template, jnp.float32(1.0)), (drawn, rate))
 
@@ -160,9 +160,9 @@ class PBTSearch(Search):
         c = self.config
 
         def selected(before, returned, key):
-            returns = pbt.smoothed(before, returned, c.smoothing)
+            returns = pbt.smoothed(before, returned, weight=c.smoothing)
             score = pbt.scores(returns)
-            return returns, score, pbt.exploited(key, score, c.copies)
+            return returns, score, pbt.exploited(key, score, copies=c.copies)
 
         return jax.jit(selected)
 
@@ -176,7 +176,7 @@ class PBTSearch(Search):
 
             def member(p, objective, rate):
                 leaf_key, rate_key = jax.random.split(jax.random.fold_in(key, p))
-                leaves = pbt.explored(leaf_key, objective, c.perturbation, c.sigma)
+                leaves = pbt.explored(leaf_key, objective, kind=c.perturbation, sigma=c.sigma)
                 factor = jnp.where(jax.random.bernoulli(rate_key), c.rate_factor, 1.0 / c.rate_factor)
                 moved = (leaves, rate * factor)
                 return jax.tree.map(lambda x, y: jnp.where(source[p] == p, x, y), (objective, rate), moved)
@@ -204,9 +204,11 @@ class PBTSearch(Search):
         with self.problem.on_devices():
             returned = jnp.stack([to_default_device(each) for each in returned], axis=-1)
         returns, score, source = self._selected(state.returns, returned, key("tell", generation))
-        row = logged_population(state.objectives, state.rates, returned, score, source, names)
+        row = logged_population(
+            state.objectives, state.rates, returned=returned, score=score, source=source, names=names
+        )
         if (moved := np.asarray(source) != np.arange(c.population)).any():
-            lives = [parallel.take(each, source, self.devices).replace(key=each.key) for each in lives]
+            lives = [parallel.take(each, source, devices=self.devices).replace(key=each.key) for each in lives]
         objectives, rates, returns = self._explored(
             state.objectives, state.rates, returns, source, key("ask", generation)
         )
