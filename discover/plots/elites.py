@@ -29,6 +29,7 @@ def elites(archive: Archive, config: MapElitesConfig, *, names: Sequence[str] = 
     best, (low, high) = _places(score, config), config.ranges
     ends = [*zip(low, high, strict=True), (0.0, 1.0)]
     extent = (*ends[0], *ends[1])
+    labels = [*(DESCRIPTORS[name].label for name in config.descriptors), ""]
     for axis, (name, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         picture = np.where(best >= 0, values[best], np.nan)
         drawn = axis.imshow(picture.T, origin="lower", extent=extent, aspect="auto", cmap="viridis")
@@ -39,11 +40,9 @@ def elites(archive: Archive, config: MapElitesConfig, *, names: Sequence[str] = 
         ]
         axis.plot(*centre, marker="x", color="red", markersize=9)
         axis.set_title(plain(name), fontsize=10)
-        axis.set_xlabel(DESCRIPTORS[config.descriptors[0]].label)
-        if len(config.descriptors) > 1:
-            axis.set_ylabel(DESCRIPTORS[config.descriptors[1]].label)
-        else:
-            axis.set_yticks([])
+        axis.set_xlabel(labels[0])
+        axis.set_ylabel(labels[1])
+        axis.yaxis.set_visible(len(config.descriptors) > 1)
         figure.colorbar(drawn, ax=axis)
     return figure
 
