@@ -13,7 +13,9 @@ from discover.searches.config import SearchConfig
 from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPGConfig, LPOConfig
 from discover.searches.family import ObjectiveConfig
+from discover.searches.map_elites import MapElitesConfig
 from discover.searches.metagrad import MetaGradConfig
+from discover.searches.pbt import PBTConfig
 from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
@@ -27,8 +29,10 @@ __all__ = [
     "LPGConfig",
     "LPOConfig",
     "LossConfig",
+    "MapElitesConfig",
     "MetaGradConfig",
     "ObjectiveConfig",
+    "PBTConfig",
     "Problem",
     "Recipe",
     "RollingConfig",

@@ -29,8 +29,10 @@ SETTINGS = {  # classes whose fields are flags with a prefix, and their modules
     "LPGConfig": "searches/families",
     "LPOConfig": "searches/families",
     "LossConfig": "agents/setups",
+    "MapElitesConfig": "searches/map_elites",
     "MetaGradConfig": "searches/metagrad",
     "ObjectiveConfig": "searches/family",
+    "PBTConfig": "searches/pbt",
     "ProgramConfig": "searches/program_family",
     "ProgramsConfig": "searches/programs",
     "Recipe": "searches/recipe",
@@ -40,7 +42,10 @@ SETTINGS = {  # classes whose fields are flags with a prefix, and their modules
 }
 FAMILIES = {  # settings that may be of several classes; --search or --objective chooses the class, or names one of the user's
     "ObjectiveConfig": ("LPOConfig", "LPGConfig", "SoftClipConfig", "ProgramConfig", "FormulaConfig"),
-    "SearchConfig": ("EvolutionConfig", "RollingConfig", "MetaGradConfig", "ProgramsConfig"),
+    "SearchConfig": (
+        *("EvolutionConfig", "RollingConfig", "MetaGradConfig", "ProgramsConfig"),
+        *("PBTConfig", "MapElitesConfig"),
+    ),
 }
 
 

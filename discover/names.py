@@ -22,6 +22,8 @@ RECIPES = (
         "soft_clip_small",
         "ta_soft_clip_small",
         "program_small",
+        "pbt_small",
+        "map_elites_small",
     ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),

@@ -111,7 +111,13 @@ def _made(how: Mapping[str, Any]) -> str:
     if not recipe:
         return "\n".join(f"- {name}: {value}" for name, value in _mapping(how, "search").items())
     kind = recipe.get("method") or _mapping(recipe, "search").get("kind")  # `method` in records of version 0.1
-    names = {"evolution": "evolution", "rolling": "evolution", "metagrad": "meta-gradients"}
+    names = {
+        "evolution": "evolution",
+        "rolling": "evolution",
+        "metagrad": "meta-gradients",
+        "pbt": "population-based training",
+        "map_elites": "MAP-Elites",
+    }
     search = names.get(str(kind), "a search")
     steps, spent, seconds = recipe.get("total_steps"), how.get("env_steps"), how.get("wall_seconds")
     rows = [

@@ -632,6 +632,8 @@ def test_flags_known_without_jax_are_those_of_the_parser(command, capsys):
         "lpo_small",
         "lpg_small",
         "program_small",
+        "pbt_small",
+        "map_elites_small",
     )
     for words in families if command == "meta-train" else ("",):
         with pytest.raises(SystemExit):

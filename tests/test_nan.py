@@ -15,6 +15,8 @@ import envs
 from discover import AgentConfig, EvolutionConfig, Recipe, recipes
 from discover.searches import curriculum as cu
 from discover.searches.families import LPOConfig
+from discover.searches.map_elites import MapElitesConfig
+from discover.searches.pbt import PBTConfig
 from discover.searches.registry import search_for
 from discover.searches.rolling_search import RollingConfig
 from envs import probes
@@ -169,6 +171,43 @@ def test_rolling_lives_leave_the_mean_finite_and_their_share_in_the_log():
         assert is_finite(state.search.strategy)
         assert shares[-1] < 1 or np.array_equal(state.search.strategy.mean, before.search.strategy.mean)
     assert {0.5, 1.0} <= set(shares)
+
+
+def test_a_population_that_diverged_keeps_finite_objectives_and_is_born_anew():
+    """All members have one level, another in each life."""
+    config = PBTConfig(population=4, interval=4, chunk=2)
+    search = search_for(dataclasses.replace(SMALL, search=config))
+    state, shares = search.init(), []
+    for index in range(12):
+        level = search.settings[0].tasks(search.search._keys(0, index)[0]).env_params
+        state, seen = search.generation(state)
+        shares.append(seen["diverged"])
+        assert shares[-1] == is_ill(level.ill)
+        assert is_finite((state.search.objectives, state.search.rates))
+        assert seen["copied"] == 0 or shares[-1] == 0
+    assert set(shares) == {0.0, 1.0}
+
+
+def test_an_archive_holds_no_candidate_that_diverged():
+    """The only task of a search is the same in all generations: with an ill the archive stays empty."""
+
+    def searching(seed):
+        config = MapElitesConfig(population=4, chunk=1)
+        search = search_for(dataclasses.replace(SMALL, search=config, seed=seed))
+        (key,) = search.search._keys(0, 0)[0]
+        return search, bool(is_ill(search.settings[0].tasks(key).env_params.ill))
+
+    chosen = {ill: search for search, ill in map(searching, range(8))}
+    assert set(chosen) == {False, True}
+    for ill, search in chosen.items():
+        state = search.init()
+        for _ in range(2):
+            state, seen = search.generation(state)
+        assert seen["diverged"] == ill
+        assert bool(state.search.archive.filled.any()) != ill
+        assert is_finite(search.mean(state))
+        if ill:
+            jax.tree.map(np.testing.assert_array_equal, search.mean(state), search.template)
 
 
 def test_a_gradient_step_leaves_out_the_groups_that_diverged():

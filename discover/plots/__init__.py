@@ -2,6 +2,8 @@
 
 from discover.plots.curves import budgets, intervals, learning_curves, search_curve
 from discover.plots.drifts import drift_landscape
+from discover.plots.elites import elites
+from discover.plots.lineage import descent
 from discover.plots.rules import credit, targets
 from discover.plots.runs import draw_run, look_inside
 from discover.plots.schedules import schedules
@@ -14,8 +16,10 @@ __all__ = [
     "band",
     "budgets",
     "credit",
+    "descent",
     "draw_run",
     "drift_landscape",
+    "elites",
     "favourites",
     "intervals",
     "learning_curves",

@@ -13,11 +13,15 @@ from discover.agents.insight import insights
 from discover.agents.objectives import resolve_objective
 from discover.plots.curves import search_curve
 from discover.plots.drifts import drift_landscape
+from discover.plots.elites import elites
+from discover.plots.lineage import descent
 from discover.plots.rules import credit, targets
 from discover.plots.schedules import schedules
 from discover.plots.worlds import favourites, grid_world
 from discover.runs.loop import last_state
 from discover.runs.store import read_rows
+from discover.searches.lineage import lineage_of
+from discover.searches.map_elites import MapElitesConfig
 from discover.searches.recipe import recipe_in
 from envs import levels, make
 from learned_objectives import DPO, LPG, Clip, Mirror, Objective, ScheduledMirror
@@ -37,6 +41,11 @@ def draw_run(run: Path, out: Path) -> list[Path]:
         figures |= _of_curriculum(run)
     except ValueError as error:  # the others do not need what is missing
         warnings.warn(f"The curriculum's favourites are left out: {error}", stacklevel=2)
+    if any("population" in row for row in rows):
+        figures["descent.png"] = descent(lineage_of(rows))
+    if isinstance(recipe_in(run).search, MapElitesConfig):
+        search, state = last_state(run)
+        figures["elites.png"] = elites(state.search.archive, search.recipe.search, names=search.recipe.envs)
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=150)
     return [out / name for name in figures]

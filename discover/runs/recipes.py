@@ -10,8 +10,10 @@ from discover.agents.setups import GRID, MINATAR, SHUFFLED_GRID, LossConfig
 from discover.names import unknown
 from discover.searches.curriculum import CurriculumConfig
 from discover.searches.evolution import EvolutionConfig
-from discover.searches.families import LPGConfig, LPOConfig, SoftClipConfig
+from discover.searches.families import LPGConfig, LPOConfig, SoftClipConfig, TunedPPOConfig
+from discover.searches.map_elites import MapElitesConfig
 from discover.searches.metagrad import MetaGradConfig
+from discover.searches.pbt import PBTConfig
 from discover.searches.program_family import ProgramConfig
 from discover.searches.programs import ProgramsConfig
 from discover.searches.recipe import Recipe
@@ -195,6 +197,43 @@ def program_small() -> Recipe:
     )
 
 
+def pbt_small() -> Recipe:
+    """PPO's settings and learning rate by population-based training on Breakout, for two cores: 16 members for one life of 2^19
+    steps, which copy one another every four updates."""
+    return Recipe(
+        name="pbt_small",
+        objective=TunedPPOConfig(),
+        envs=("Breakout-MinAtar",),
+        total_steps=2**19,
+        generations=16,
+        evaluate_every=8,
+        evaluation_seeds=4,
+        checkpoint_every=2,
+        exported="last",
+        agent=MINATAR.agent,
+        loss=MINATAR.loss,
+        search=PBTConfig(population=16, interval=4),
+    )
+
+
+def map_elites_small() -> Recipe:
+    """PPO's settings on Breakout by MAP-Elites, over the size of updates and the entropy at the end, for two cores: 30
+    generations of 16 lives of 2^16 steps."""
+    return Recipe(
+        name="map_elites_small",
+        objective=TunedPPOConfig(),
+        envs=("Breakout-MinAtar",),
+        total_steps=2**16,
+        generations=30,
+        evaluate_every=10,
+        evaluation_seeds=8,
+        checkpoint_every=2,
+        agent=MINATAR.agent,
+        loss=MINATAR.loss,
+        search=MapElitesConfig(population=16, grid=(8, 8)),
+    )
+
+
 def lpg() -> Recipe:
     """LPG by meta-gradient on the five tabular worlds, 960 lifetimes side by side, as in Oh et al. 2020 (arXiv:2007.08794)."""
     return Recipe(
@@ -338,7 +377,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(quickstart, lpo_minatar, lpo_brax, ta_lpo, lpo_small, ta_lpo_small),
-        *(soft_clip_small, ta_soft_clip_small, program_small),
+        *(soft_clip_small, ta_soft_clip_small, program_small, pbt_small, map_elites_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
         *(lpg_networks_small, ta_lpg_networks_small),

@@ -18,6 +18,8 @@ SEARCHES = Registry(
         "rolling": "discover.searches.rolling_search:RollingConfig",
         "metagrad": "discover.searches.metagrad:MetaGradConfig",
         "programs": "discover.searches.programs:ProgramsConfig",
+        "pbt": "discover.searches.pbt:PBTConfig",
+        "map_elites": "discover.searches.map_elites:MapElitesConfig",
     },
     "a subclass of discover.SearchConfig",
     lambda plug: isinstance(plug, type) and issubclass(plug, SearchConfig),
