@@ -1,7 +1,8 @@
 """Every way of searching on one problem: `python -m benchmarks.searches`; resumable, an hour for each seed on two idle cores.
 
-The problem is a drift, from PPO on, for Breakout, SpaceInvaders and CartPole in lives of 2^15 to 2^16 environment steps. Every
-method has the same number of environment steps. Along the way the mean of each search trains 16 agents in each environment, on
+The problem is a drift, from PPO on, for Breakout, SpaceInvaders and CartPole in lives of 2^15 to 2^16 environment steps. Searches
+whose lives roll on (rolling evolution, population-based training) have lives of 2^16 steps. Every method has the same number of
+environment steps. Along the way the mean of each search trains 16 agents in each environment, on
 tasks and keys that no candidate had. The score is the mean over environments of their mean return divided by that of PPO (the
 mean of generation 0, in the same tasks). Steps of these evaluations are not part of the budget.
 
@@ -30,9 +31,14 @@ from discover.searches.config import SearchConfig
 from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPOConfig, SoftClipConfig
 from discover.searches.family import ObjectiveConfig
+from discover.searches.map_elites import MapElitesConfig
 from discover.searches.metagrad import MetaGradConfig
+from discover.searches.pbt import PBTConfig
 from discover.searches.problem import Problem
+from discover.searches.program_family import ProgramConfig
+from discover.searches.programs import ProgramsConfig
 from discover.searches.recipe import Recipe
+from discover.searches.rolling_search import RollingConfig
 
 BUDGET, EVALUATIONS, SEEDS = 24_000_000, 6, 3
 CLIP, NETWORK = SoftClipConfig(), LPOConfig(width=32)
@@ -57,6 +63,10 @@ METHODS: dict[str, tuple[ObjectiveConfig, SearchConfig]] = {
     "meta-gradient, soft clip": (CLIP, GRADIENT),
     "Open-ES, network": (NETWORK, replace(ES, sigma=0.01, learning_rate=0.0015)),
     "meta-gradient, network": (NETWORK, replace(GRADIENT, learning_rate=1e-3)),
+    "rolling evolution, soft clip": (CLIP, RollingConfig(population=16, sigma=0.3, learning_rate=0.1)),
+    "population-based training, soft clip": (CLIP, PBTConfig(population=16, interval=2, sigma=0.1, start_sigma=0.3)),
+    "MAP-Elites, soft clip": (CLIP, MapElitesConfig(population=16, start_sigma=0.3)),
+    "regularised evolution, programs": (ProgramConfig(), ProgramsConfig(children=15)),
 }
 
 
@@ -64,6 +74,8 @@ def recipe_of(method: str, seed: int, budget: int) -> Recipe:
     """The recipe of a method, with as many generations as the budget of environment steps allows."""
     objective, search = METHODS[method]
     recipe = replace(PROBLEM, name="searches", objective=objective, search=search, seed=seed)
+    if isinstance(search, RollingConfig | PBTConfig):
+        recipe = replace(recipe, total_steps=PROBLEM.longest_steps, longest_steps=None)
     updates = search.build(Problem(recipe)).updates_per_step
     generations = max(1, round(budget / (updates * recipe.agent.steps_per_update)))
     return replace(recipe, generations=generations, evaluate_every=max(1, generations // EVALUATIONS))
