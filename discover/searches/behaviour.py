@@ -39,7 +39,7 @@ DESCRIPTORS = Registry(
     "descriptor",
     {
         "log_kl": Descriptor(
-            lambda b: jnp.log10(jnp.maximum(b.mean.kl, 1e-12)), -4.0, 0.0, "log10 of the mean KL per update, in nats"
+            lambda b: jnp.log10(jnp.maximum(b.mean.kl, 1e-12)), -3.0, 1.0, "log10 of the mean KL per update, in nats"
         ),
         "entropy": Descriptor(lambda b: b.last.entropy, 0.0, 1.0, "entropy at the end, over the largest"),
         "clipped": Descriptor(lambda b: b.mean.clipped, 0.0, 1.0, "mean share of ratios outside [0.8, 1.2]"),
