@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments.spaces import Box, Discrete
 
 import envs
 import learned_objectives as lo
+from discover.agents import layers
 from discover.agents.agent import Agent, AgentConfig
 from discover.agents.distributions import Categorical
 from discover.agents.layers import bfloat16_product, product, relu
 from discover.agents.learning import minibatches
+from discover.agents.networks import make_networks
 
 
 def plain(x, matrix):
@@ -89,3 +92,43 @@ def test_a_relu_and_its_derivative_are_those_of_jax():
     np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x), jax.vmap(jax.grad(jax.nn.relu))(x))
     second = jax.vmap(jax.grad(lambda y: jax.grad(lambda z: relu(z) ** 2)(y)))(x[:5])
     assert second.tolist() == [0, 0, 0, 2, 2]
+
+
+def test_the_residual_network_of_impala_has_fifteen_convolutions_and_one_dense_layer():
+    torso = layers.Torso((), "relu", True, residual=True)
+    params = torso.init(jax.random.key(0), jnp.zeros((10, 10, 4)))["params"]
+    kernels = sorted(x.shape for x in jax.tree.leaves(params) if x.ndim > 1)
+    convolutions = [(3, 3, 4, 16), (3, 3, 16, 32), (3, 3, 32, 32)]  # the first of each stage
+    convolutions += [(3, 3, 16, 16)] * 4 + [(3, 3, 32, 32)] * 8  # two blocks of two in each
+    assert kernels == sorted([*convolutions, (2 * 2 * 32, 256)])  # 10, 5, 3 and 2 pixels
+    assert torso.apply({"params": params}, jnp.zeros((7, 5, 10, 10, 4))).shape == (7, 5, 256)
+
+
+def test_a_residual_stage_is_that_of_numpy():
+    stage = layers.ResidualStage(1, jax.nn.relu)
+    x = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
+    params = stage.init(jax.random.key(0), x)
+    centre = np.zeros((3, 3, 1, 1), np.float32)
+    centre[1, 1] = 2.0  # every convolution doubles
+    params = jax.tree.map(lambda p: jnp.asarray(centre) if p.ndim == 4 else jnp.zeros_like(p), params)
+    pooled = 2 * np.array([[10.0, 11.0], [14.0, 15.0]])  # the largest of 3 x 3, from every second pixel on
+    np.testing.assert_allclose(stage.apply(params, x)[..., 0], pooled * 5 * 5)  # x + 2 * 2 x, twice
+
+
+def test_an_image_that_a_network_cannot_halve_three_times_is_refused():
+    env, _ = envs.make("Breakout-MinAtar")
+    config = AgentConfig(num_envs=2, num_steps=4, num_minibatches=1, network="impala", hidden=(8,))
+    agent = Agent.fit(env, config, lo.load("ppo"))
+    state = agent.init(agent.task(env.default_params, 8), jax.random.key(0))
+    assert agent.networks.critic(state.params, state.env.obs).shape == (2, 1)
+    with pytest.raises(
+        ValueError, match=r"^network 'impala' needs images of at least 8 x 8 pixels, and these have 7 x 9"
+    ):
+        make_networks(
+            Box(0.0, 1.0, (7, 9, 1), jnp.float32),
+            Discrete(2),
+            hidden=(8,),
+            activation="relu",
+            kind="impala",
+            critic_width=1,
+        )

@@ -154,7 +154,7 @@ def test_an_agent_is_evaluated_with_its_memory():
         ({"sequence": 3}, r"^sequence must divide num_steps = 8, the steps of a rollout, and is 3\."),
         ({"num_minibatches": 8}, r"^num_minibatches must divide the sequences of a rollout, .* = 4, because"),
         ({"network": "mlp", "sequence": 4}, r"^sequence is of recurrent networks, and network is 'mlp'"),
-        ({"network": "lstm"}, r"^network must be one of auto, mlp, cnn, table, gru, mingru, and is 'lstm'\."),
+        ({"network": "lstm"}, r"^network must be one of auto, mlp, cnn, impala, table, gru, mingru, and is 'lstm'\."),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, sentence):

@@ -10,6 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+IMPALA_FEATURES = (16, 32, 32)  # channels of the stages of IMPALA's large network, each of which halves the image
+IMPALA_SIZE = 2 ** len(
+    IMPALA_FEATURES
+)  # pixels of the shorter side, below which the last stage has a single pixel or less
 NATURE_SIZE = 36  # pixels of the shorter side, from which the convolutions of the Nature CNN leave something
 
 
@@ -131,22 +135,46 @@ def dot_general(products: str, copies_transposed: bool) -> DotGeneral:
     return copied_product if copies_transposed else jax.lax.dot_general
 
 
+class ResidualStage(nn.Module):
+    """f32[..., h, w, c] -> f32[..., h / 2, w / 2, features]: a convolution, a pooling that halves the image, two residual blocks."""
+
+    features: int
+    act: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def conv(x):
+            return nn.Conv(self.features, (3, 3), kernel_init=gain(1.0))(x)
+
+        x = nn.max_pool(conv(x), (3, 3), strides=(2, 2), padding="SAME")
+        for _ in range(2):
+            x = x + conv(self.act(conv(self.act(x))))
+        return x
+
+
 class Torso(nn.Module):
     """f32[..., observation] -> f32[..., hidden[-1]]: dense layers, and convolutions before them for images.
 
     Small images, as MinAtar's, have one convolution; from `NATURE_SIZE` on they have the three of the Nature CNN and its dense
-    layer of 512 (Mnih et al. 2015, Nature 518:529).
+    layer of 512 (Mnih et al. 2015, Nature 518:529). `residual`: those of IMPALA's large network in place of either (Espeholt
+    et al. 2018, arXiv:1802.01561, figure 3).
     """
 
     hidden: tuple[int, ...]
     activation: str
     image: bool
     dot: DotGeneral = copied_product
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         act = ACTIVATIONS[self.activation]
-        if self.image and min(x.shape[-3:-1]) >= NATURE_SIZE:
+        if self.residual:
+            for features in IMPALA_FEATURES:
+                x = ResidualStage(features, act)(x)
+            x = act(x).reshape((*x.shape[:-3], -1))
+            x = act(nn.Dense(256, kernel_init=gain(2**0.5), dot_general=self.dot)(x))
+        elif self.image and min(x.shape[-3:-1]) >= NATURE_SIZE:
             for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
                 conv = nn.Conv(features, (size, size), (stride, stride), padding="VALID", kernel_init=gain(2**0.5))
                 x = act(conv(x))

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from discover.agents.distributions import MASKED, Categorical, Gaussian, MultiCategorical
-from discover.agents.layers import DotGeneral, Torso, copied_product, gain, orthogonalise
+from discover.agents.layers import IMPALA_SIZE, DotGeneral, Torso, copied_product, gain, orthogonalise
 from discover.agents.observations import Masked, Recalled
 from discover.agents.recurrent import CELLS, Bare, Recurrent, Stepped, first, follow
 from envs import spaces
 from envs.spaces import MultiDiscrete
+
+IMAGES = {"cnn": 1, "impala": IMPALA_SIZE}  # networks for images, and the smallest image that each can have
 
 
 class Critic(nn.Module):
@@ -106,22 +108,24 @@ def make_networks(
     critic_width: int,
     dot: DotGeneral = copied_product,
 ) -> Networks:
-    """Networks for these spaces. `kind`: "mlp", "cnn", "table", or "auto": a table where an observation is one integer, a CNN
-    where it is [height, width, channels]; "gru" or "mingru": a recurrent cell of hidden[-1] numbers behind the layers of "auto".
-    `dot`: the product of their dense layers, see `dot_general`.
+    """Networks for these spaces. `dot`: the product of their dense layers, see `dot_general`. `kind`:
+
+        "mlp", "cnn", "table"    as named
+        "auto"                   a table where an observation is one integer, a CNN where it is [height, width, channels]
+        "impala"                 the residual CNN of IMPALA
+        "gru", "mingru"          a recurrent cell of hidden[-1] numbers behind the layers of "auto"
 
     Raises ValueError with a sentence for a space that no head serves.
     """
     if kind == "table" or isinstance(observation_space, spaces.Discrete):
         return _make_tables(observation_space, action_space, kind, critic_width)
     shape = tuple(observation_space.shape)
-    if kind == "cnn" and len(shape) != 3:
-        raise ValueError(
-            f"A CNN needs observations [height, width, channels], and these have shape {shape}: use 'mlp'."
-        )
-    image = kind == "cnn" or (kind in ("auto", *CELLS) and len(shape) == 3)
+    if kind in IMAGES:
+        _require_image(shape, IMAGES[kind], kind)
+    image = kind in IMAGES or (kind in ("auto", *CELLS) and len(shape) == 3)
     size, actor_type, head, to_env = _head(action_space)
-    below = Bare(dot) if kind in CELLS else Torso(hidden, activation, image, dot)
+    torso = Torso(hidden, activation, image, dot, residual=kind == "impala")
+    below = Bare(dot) if kind in CELLS else torso
     actor, critic = actor_type(below, size), Critic(below, critic_width)
 
     def noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -133,7 +137,7 @@ def make_networks(
         return obs if image else obs.reshape((*obs.shape[: obs.ndim - len(shape)], -1))
 
     if kind in CELLS:
-        torso, cell = Torso(hidden, activation, image, dot), CELLS[kind](hidden[-1], dot)
+        cell = CELLS[kind](hidden[-1], dot)
         stepped = [
             Stepped(Recurrent(torso, cell, head), name, prepare)
             for name, head in (("actor", actor), ("critic", critic))
@@ -152,6 +156,19 @@ def make_networks(
         noise=noise,
         to_env=to_env,
     )
+
+
+def _require_image(shape: tuple[int, ...], least: int, kind: str) -> None:
+    """ValueError where observations are no images of at least `least` pixels along the shorter side."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"A CNN needs observations [height, width, channels], and these have shape {shape}: use 'mlp'."
+        )
+    if min(shape[:2]) < least:
+        raise ValueError(
+            f"network {kind!r} needs images of at least {least} x {least} pixels, and these have {shape[0]} x "
+            f"{shape[1]}: use 'cnn'."
+        )
 
 
 def _make_recurrent(actor: Stepped, critic: Stepped, *, width: int, shape: tuple[int, ...], **rest: Any) -> Networks:
