@@ -136,7 +136,7 @@ def dot_general(products: str, copies_transposed: bool) -> DotGeneral:
 
 
 class ResidualStage(nn.Module):
-    """f32[..., h, w, c] -> f32[..., h / 2, w / 2, features]: a convolution, a pooling that halves the image, two residual blocks."""
+    """f32[..., h, w, c] -> f32[..., h / 2, w / 2, features]: a convolution, a pooling by 2, two residual blocks."""
 
     features: int
     act: Callable[[jax.Array], jax.Array]
