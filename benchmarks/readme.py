@@ -2,7 +2,8 @@
 
 A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: protocol-test.json for
 `tested` and `pooled`, replication.json for `drifts` and `claims`, returns.json for `horizons` and `networks`, worlds.json for
-`worlds` and `methods`, protocol-test.json and worlds.json for `found`; accelerators-compiled.json for docs/accelerators.md.
+`worlds` and `methods`, protocol-test.json and worlds.json for `found`, elsewhere-rejax.json for `elsewhere`;
+accelerators-compiled.json for docs/accelerators.md.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NAMES = {
     "ppo": "PPO",
     "lpo": "LPO",
     "ta_lpo": "TA-LPO",
+    "ta_ppo": "TA-PPO",
     "a2c": "no drift",
     "dpo": "DPO",
     "mdpo": "MDPO",
@@ -219,29 +221,49 @@ def methods(report: dict[str, Any]) -> str:
     return table(["comparison", "gain in IQM", "million steps of a search"], rows)
 
 
+PAIRS = (("lpo", "ppo"), ("ta_lpo", "ppo"), ("ta_ppo", "ppo"), ("ta_lpo", "lpo"), ("ta_ppo", "ta_lpo"))
 LENGTHS = (131_072, 262_144, 1_048_576, 4_194_304)  # of lives in the test
 
 
 def tested(report: dict[str, Any]) -> str:
     """The test set, trial by trial."""
-    return returns_table(report, ["ppo", "lpo", "ta_lpo"], ["lpo", "ta_lpo"], read().train, cut=False)
+    names = [name for name in ("lpo", "ta_lpo", "ta_ppo") if name in report["objectives"]]
+    return returns_table(report, ["ppo", *names], names, read().train, cut=False)
 
 
 def pooled(report: dict[str, Any]) -> str:
     """P(a seed of one returns more than one of the other) over the test set, by length of life."""
-    pairs = {f"{NAMES[name]} over PPO": report["better than ppo"][name] for name in ("lpo", "ta_lpo")}
-    pairs["TA-LPO over LPO"] = report["better than one another"]["ta_lpo over lpo"]
+    there = report["objectives"]
+    pairs = [(one, other) for one, other in PAIRS if one in there and other in there]
     parts = [*(f"{n:,} steps" for n in LENGTHS), "all"]
-    unmet = [
-        f"{outside(report, 'lpo', 'ppo'):.2f}",
-        f"{outside(report, 'ta_lpo', 'ppo'):.2f}",
-        f"{outside(report, 'ta_lpo', 'lpo'):.2f}",
-    ]
-    rows = [
-        [pair, *(f"{Interval(*found[part]):.2f}" for part in parts), other]
-        for (pair, found), other in zip(pairs.items(), unmet, strict=True)
-    ]
+    rows = []
+    for one, other in pairs:
+        over = (
+            report["better than ppo"][one]
+            if other == "ppo"
+            else report["better than one another"][f"{one} over {other}"]
+        )
+        beyond = f"{outside(report, one, other):.2f}"
+        rows.append([f"{NAMES[one]} over {NAMES[other]}", *(f"{Interval(*over[part]):.2f}" for part in parts), beyond])
     return table(["probability that a seed returns more", *parts, "environments not searched on"], rows)
+
+
+def elsewhere(report: dict[str, Any]) -> str:
+    """Our drifts in the agent of others, game by game, and over the games of every length."""
+    names = [name for name in ("lpo", "ta_lpo", "ta_ppo") if name in report["objectives"]]
+    rows = []
+    for (env, steps), curves in trials(report).items():
+        found = [iqm_interval(final(curves[name])) for name in ("ppo", *names)]
+        spec = digits([x for each in found for x in each])
+        beyond = [f"{better(curves[name], curves['ppo']):.2f}" for name in names]
+        rows.append([env, f"{steps:,}", *(f"{each:{spec}}" for each in found), *beyond])
+    lengths = report["better than ppo"][names[0]]
+    for part in lengths:
+        games, over = part.split(", ")[-1], [Interval(*report["better than ppo"][name][part]) for name in names]
+        steps = part.removesuffix(f", {games}").removesuffix(" steps")
+        rows.append([f"all {games}", steps, *["" for _ in ("ppo", *names)], *(f"{each:.2f}" for each in over)])
+    head = [*(NAMES[name] for name in ("ppo", *names)), *(f"P({NAMES[name]} better than PPO)" for name in names)]
+    return table(["environment", "steps", *head], rows)
 
 
 def outside(report: dict[str, Any], one: str, other: str) -> Interval:
@@ -341,6 +363,7 @@ def parts_of_drifts() -> dict[str, str]:
     return {
         "tested": tested(test),
         "pooled": pooled(test),
+        "elsewhere": elsewhere(stored("elsewhere-rejax")),
         "drifts": drifts(replication),
         "claims": claims(replication),
         "horizons": horizons(stored("returns")["groups"]["horizons"]),
