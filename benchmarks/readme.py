@@ -2,8 +2,8 @@
 
 A table stands between `<!-- name -->` and `<!-- /name -->`. Sources in benchmarks/results: protocol-test.json for
 `tested` and `pooled`, replication.json for `drifts` and `claims`, returns.json for `horizons` and `networks`, worlds.json for
-`worlds` and `methods`, protocol-test.json and worlds.json for `found`, elsewhere-rejax.json for `elsewhere`;
-accelerators-compiled.json for docs/accelerators.md.
+`worlds` and `methods`, protocol-test.json, worlds.json and elsewhere-rejax.json for `found`, elsewhere-rejax.json for
+`elsewhere`; accelerators-compiled.json for docs/accelerators.md.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def outside(report: dict[str, Any], one: str, other: str) -> Interval:
     return interval(probability_of_improvement, ours, theirs)
 
 
-def found(test: dict[str, Any], report: dict[str, Any]) -> str:
+def found(test: dict[str, Any], report: dict[str, Any], rejax: dict[str, Any]) -> str:
     """One row for each claim about a discovered objective, with the value that it is compared with."""
     counts = {n: len({row["env"] for row in test["rows"] if row["total_steps"] == n}) for n in LENGTHS}
     parts = {"all": f"all {sum(counts.values())} trials"} | {
@@ -285,7 +285,9 @@ def found(test: dict[str, Any], report: dict[str, Any]) -> str:
     }
     pairs = {("LPO", "PPO"): test["better than ppo"]["lpo"], ("TA-LPO", "PPO"): test["better than ppo"]["ta_lpo"]}
     pairs["TA-LPO", "LPO"] = test["better than one another"]["ta_lpo over lpo"]
-    keys = {NAMES[name]: name for name in ("ppo", "lpo", "ta_lpo")}
+    if "ta_ppo" in test["objectives"]:
+        pairs["TA-PPO", "TA-LPO"] = test["better than one another"]["ta_ppo over ta_lpo"]
+    keys = {NAMES[name]: name for name in ("ppo", "lpo", "ta_lpo", "ta_ppo")}
     rows = []
     for (ours, theirs), better in pairs.items():
         values = {where: Interval(*better[part]) for part, where in parts.items()}
@@ -293,6 +295,18 @@ def found(test: dict[str, Any], report: dict[str, Any]) -> str:
         rows += [
             [ours, f"test set, {where}, {test['seeds']} seeds", f"P(better than {theirs})", f"{value:.2f}", "0.5"]
             for where, value in values.items()
+        ]
+    for name, better in rejax["better than ppo"].items():
+        rows += [
+            [
+                NAMES[name],
+                f"PPO of rejax, {part}, {rejax['seeds']} seeds",
+                "P(better than PPO)",
+                f"{Interval(*value):.2f}",
+                "0.5",
+            ]
+            for part, value in better.items()
+            if name in NAMES
         ]
     a2c = f"{Interval(*report['a2c']['iqm']):.2f} (A2C)"
     rows += [
@@ -355,7 +369,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def parts_of_found() -> dict[str, str]:
-    return {"found": found(stored("protocol-test"), stored("worlds"))}
+    return {"found": found(stored("protocol-test"), stored("worlds"), stored("elsewhere-rejax"))}
 
 
 def parts_of_drifts() -> dict[str, str]:

@@ -48,7 +48,6 @@ TEXTS = {
             "Jackson et al. 2024, arXiv:2402.05828 (time-aware objectives); Yu et al. 2025, arXiv:2503.14476 (a wider clip where "
             "A >= 0)"
         ),
-        "loses": "Lives of the search of `ta_lpo` are at most 1,048,576 steps long.",
     },
     "mdpo": {
         "summary": (

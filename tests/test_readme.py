@@ -48,6 +48,7 @@ def test_the_tables_of_the_test_say_what_its_report_says():
     ]
     report = {
         "seeds": 8,
+        "objectives": {"ppo": "", "lpo": "", "ta_lpo": ""},
         "rows": rows,
         "better than ppo": {"lpo": lengths, "ta_lpo": lengths | {"all": [0.1, 0.0, 0.2]}},
         "better than one another": {"ta_lpo over lpo": lengths},
@@ -61,7 +62,14 @@ def test_the_tables_of_the_test_say_what_its_report_says():
     # A seed of LPO returns 1 or 2 and one of PPO 0 or 1: better in three pairs of four, and a tie in the fourth.
     assert "| 0.88 [" in row
     worlds = {"a2c": {"iqm": [1.0, 0.9, 1.1]}, "searches": {}}
-    lines = readme.found(report, worlds).splitlines()[2:]
+    rejax = {
+        "seeds": 10,
+        "better than ppo": {"own PPO": {"x": [0.5, 0.4, 0.6]}, "lpo": {"9 steps, 4 games": [0.6, 0.5, 0.7]}},
+    }
+    lines = readme.found(report, worlds, rejax).splitlines()[2:]
+    assert (
+        lines[-1] == "| LPO | PPO of rejax, 9 steps, 4 games, 10 seeds | P(better than PPO) | 0.60 [0.50, 0.70] | 0.5 |"
+    )
     assert lines[0] == "| LPO | test set, all 1 trials, 8 seeds | P(better than PPO) | 0.70 [0.60, 0.80] | 0.5 |"
     assert lines[4].startswith("| LPO | test set, environments not searched on, 8 seeds | P(better than PPO) | 0.88 [")
     assert lines[5].startswith("| TA-LPO | test set, all 1 trials, 8 seeds | P(better than PPO) | 0.10 [0.00, 0.20]")
