@@ -2,6 +2,7 @@
 
 from discover.plots.curves import budgets, intervals, learning_curves, search_curve
 from discover.plots.drifts import drift_landscape
+from discover.plots.fronts import size_and_error
 from discover.plots.rules import credit, targets
 from discover.plots.runs import draw_run, look_inside
 from discover.plots.schedules import schedules
@@ -25,5 +26,6 @@ __all__ = [
     "look_inside",
     "schedules",
     "search_curve",
+    "size_and_error",
     "targets",
 ]

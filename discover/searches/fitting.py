@@ -13,10 +13,12 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.searches.numeric import Dual, evaluate
-from learned_objectives.expressions import CONSTANT, OF_TIME, Code
+from learned_objectives.expressions import Code
 
-REACH, WIDTH = 1.0, 41  # of log r: the largest, and how many
-ADVANTAGES = (-3.0, -2.0, -1.3, -0.8, -0.4, -0.1, 0.1, 0.4, 0.8, 1.3, 2.0, 3.0)
+REACH = 1.0  # the largest |log r|
+WIDTH, WIDTH_ELSEWHERE = 33, 48  # how many log r
+ADVANTAGES = (-2.5, -1.5, -0.8, -0.3, 0.3, 0.8, 1.5, 2.5)
+ADVANTAGES_ELSEWHERE = (-3.0, -2.0, -1.2, -0.6, -0.1, 0.1, 0.6, 1.2, 2.0, 3.0)
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LIFETIMES = (1e5, 3e5, 1e6)  # environment steps
 STEPS = 20  # most of a fit
@@ -30,24 +32,28 @@ class Samples(NamedTuple):
     variables: Mapping[str, Dual]  # as a program reads them
     value: np.ndarray  # D
     slope: np.ndarray  # dD / d log r
-    scales: tuple[float, float]  # root mean squares of both, or 1 where that is 0
+    value_scale: float  # root mean square of `value`, or 1 where that is 0
+    slope_scale: float
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.variables)
 
 
-def samples_of(drift: lo.Drift) -> Samples:
-    """The samples of a drift. ValueError, in a sentence, for one that reads statistics, is zero, or is not finite."""
+def samples_of(drift: lo.Drift, *, elsewhere: bool = False) -> Samples:
+    """The samples of a drift; `elsewhere`: at other log r and A than those that formulas are fitted to.
+
+    ValueError, in a sentence, for a drift that reads statistics, is zero, or is not finite.
+    """
     if drift.needs_statistics:
         raise ValueError(
             f"a formula reads log r, A and the time, and this {type(drift).__name__} reads statistics of the agent: give a "
             "drift without them."
         )
     fractions, lifetimes = _moments(drift)
-    u = np.linspace(-1.0, 1.0, WIDTH)
+    u = np.linspace(-1.0, 1.0, WIDTH_ELSEWHERE if elsewhere else WIDTH)
     x = REACH * np.sign(u) * u**2  # dense near ratio 1
-    rows = list(itertools.product(lifetimes, fractions, ADVANTAGES, x))
+    rows = list(itertools.product(lifetimes, fractions, ADVANTAGES_ELSEWHERE if elsewhere else ADVANTAGES, x))
     lifetime, fraction, advantage, log_ratio = np.array(rows, np.float32).T
     value, slope = _at(drift, log_ratio, advantage, fraction, lifetime)
     if not (np.isfinite(value).all() and np.isfinite(slope).all()):
@@ -55,9 +61,27 @@ def samples_of(drift: lo.Drift) -> Samples:
     if not value.any():
         raise ValueError("this drift is zero at all samples, so that there is nothing to distil.")
     variables = _variables(log_ratio, advantage, fraction, lifetime)
-    kept = {"log_r", "r1", "A"} | ({"t"} if len(fractions) > 1 else set()) | ({"log_N"} if len(lifetimes) > 1 else set())
-    scales = tuple(float(np.sqrt(np.mean(y**2))) or 1.0 for y in (value, slope))
-    return Samples({name: v for name, v in variables.items() if name in kept}, value, slope, scales)  # type: ignore[arg-type]
+    kept = (
+        {"log_r", "r1", "A"} | ({"t"} if len(fractions) > 1 else set()) | ({"log_N"} if len(lifetimes) > 1 else set())
+    )
+    return _scaled({name: v for name, v in variables.items() if name in kept}, value, slope)
+
+
+def _scaled(variables: Mapping[str, Dual], value: np.ndarray, slope: np.ndarray) -> Samples:
+    return Samples(variables, value, slope, *(float(np.sqrt(np.mean(y**2))) or 1.0 for y in (value, slope)))
+
+
+def halves(samples: Samples) -> tuple[Samples, Samples]:
+    """The samples with A < 0, and those with A > 0. Each has scales of its own."""
+    negative = samples.variables["A"].value < 0
+    return tuple(  # type: ignore[return-value]
+        _scaled(
+            {name: Dual(v.value[some], v.slope[some]) for name, v in samples.variables.items()},
+            samples.value[some],
+            samples.slope[some],
+        )
+        for some in (negative, ~negative)
+    )
 
 
 def _moments(drift: lo.Drift) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -102,7 +126,9 @@ def residuals(code: Code, constants: np.ndarray, samples: Samples) -> np.ndarray
     with np.errstate(all="ignore"):
         parts = [
             np.broadcast_to((y - target) / (scale * math.sqrt(2 * n)), shape)
-            for y, target, scale in zip(found, (samples.value, samples.slope), samples.scales, strict=True)
+            for y, target, scale in zip(
+                found, (samples.value, samples.slope), (samples.value_scale, samples.slope_scale), strict=True
+            )
         ]
     return np.concatenate(parts, axis=-1)
 
