@@ -40,8 +40,8 @@ class Distilled(NamedTuple):
 class Front:
     """Formulas for a drift: each has a smaller error than all that are smaller.
 
-    The error is the root mean square of the difference in values and in slopes, each over the root mean square of the drift's own:
-    0 for the drift itself, 1 for the formula 0.
+    The error is the root mean square of the difference in values and in slopes, each over the root mean square of the drift's
+    own: 0 for the drift itself, 1 for the formula 0.
     """
 
     objective: str  # what was distilled

@@ -23,6 +23,7 @@ FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LIFETIMES = (1e5, 3e5, 1e6)  # environment steps
 STEPS = 20  # most of a fit
 LARGEST = 1e4  # of |a constant| that a fit may reach
+ROUNDING = 2e-7  # an error that float32 does not show
 SAME = 1e-7  # two values of a drift that differ by less do not differ
 
 
@@ -189,7 +190,7 @@ def _jacobian(code: Code, c: np.ndarray, samples: Samples) -> tuple[np.ndarray, 
 def rounded(code: Code, constants: np.ndarray, samples: Samples, *, worse: float) -> np.ndarray:
     """Constants of as few digits as leave the error below (1 + worse) times what it is, one after the other."""
     c = np.asarray(constants, float).copy()
-    most = error_of(code, c, samples) * (1.0 + worse) + 1e-12
+    most = error_of(code, c, samples) * (1.0 + worse) + ROUNDING
     for i in range(len(c)):
         for digits in range(1, 8):
             near = c.copy()
