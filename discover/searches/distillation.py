@@ -39,6 +39,8 @@ class DistilConfig:
         for name in ("generations", "children", "operations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, and is {self.seed}.")
         if self.operations > NODES // 2:
             raise ValueError(f"operations must be at most {NODES // 2}, and is {self.operations}.")
 

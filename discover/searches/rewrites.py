@@ -55,7 +55,7 @@ def _folded_one(nodes: list[Node]) -> list[Node]:
     if (
         (node in ("min", "max") and one == other)
         or (node in ("*", "/") and other == [1.0])
-        or (other == [0.0] and node in "+-")
+        or (other == [0.0] and node in ("+", "-"))
     ):
         return one
     if (node == "*" and one == [1.0]) or (node == "+" and one == [0.0]):
@@ -118,7 +118,8 @@ def drawn(archive: Archive) -> str:
     """
     rng, steady = archive.rng, [name for name in archive.variables if name not in AT_ONE]
     kind, change = rng.random(), [pick(rng, AT_ONE)]
-    step = [*change, "A", "*"] if rng.random() < 0.7 else [*change, *some_expression(rng, steady, 1), "*"]
+    factor = pick(rng, (["A"], ["A"], some_expression(rng, steady, 1), []))
+    step = [*change, *factor, "*"] if factor else change
     if kind < 0.4:
         k, f = some_constant(rng), pick(rng, (*SCALED, "clip"))
         function = [f] if f != "clip" else [some_constant(rng), "min", -some_constant(rng), "max"]
