@@ -4,12 +4,14 @@ from discover import plots
 from discover.agents.agent import Agent, AgentConfig, Task
 from discover.agents.setups import LossConfig, usual_setup
 from discover.agents.trained import TrainResult
+from discover.evaluation.distil import Front, distil
 from discover.evaluation.evaluate import evaluate
 from discover.evaluation.train import train
 from discover.results.comparison import Comparison
 from discover.runs import recipes
 from discover.runs.loop import last_state, meta_train
 from discover.searches.config import SearchConfig
+from discover.searches.distillation import DistilConfig
 from discover.searches.evolution import EvolutionConfig
 from discover.searches.families import LPGConfig, LPOConfig
 from discover.searches.family import ObjectiveConfig
@@ -25,7 +27,9 @@ __all__ = [
     "Agent",
     "AgentConfig",
     "Comparison",
+    "DistilConfig",
     "EvolutionConfig",
+    "Front",
     "LPGConfig",
     "LPOConfig",
     "LossConfig",
@@ -40,6 +44,7 @@ __all__ = [
     "SearchConfig",
     "Task",
     "TrainResult",
+    "distil",
     "evaluate",
     "last_state",
     "meta_train",

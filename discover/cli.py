@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 
-from discover.commands import completion, evaluate, export, meta_train, parser, plot, quickstart, recipe, train
+from discover.commands import completion, distil, evaluate, export, meta_train, parser, plot, quickstart, recipe, train
 from discover.commands import list as list_
 from discover.commands.command import Command
 from discover.console import plain_advice, print_line, reader_left
@@ -32,6 +32,7 @@ COMMANDS = {
     "meta-train": Command(meta_train.MetaTrain, meta_train.run, meta_train.parse),
     "resume": Command(meta_train.Resume, meta_train.resume),
     "evaluate": Command(evaluate.Evaluate, evaluate.run),
+    "distil": Command(distil.Distil, distil.run),
     "export": Command(export.Export, export.run),
     "plot": Command(plot.Plot, plot.run),
     "completion": Command(completion.Completion, completion.run),

@@ -17,6 +17,7 @@ COMMANDS = {  # the module and the class of each one's arguments
     "meta-train": ("commands/meta_train", "MetaTrain"),
     "resume": ("commands/meta_train", "Resume"),
     "evaluate": ("commands/evaluate", "Evaluate"),
+    "distil": ("commands/distil", "Distil"),
     "export": ("commands/export", "Export"),
     "plot": ("commands/plot", "Plot"),
     "completion": ("commands/completion", "Completion"),

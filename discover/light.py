@@ -50,7 +50,7 @@ def _words() -> dict[str, Iterable[str]]:
     """What may stand in a command without a flag."""
     return {
         "meta-train|recipe": RECIPES,
-        "evaluate": objectives(),
+        "distil|evaluate": objectives(),
         "list": KINDS,
         "completion": SHELLS,
     }

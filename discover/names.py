@@ -127,6 +127,12 @@ def _check_evaluate(words: list[str]) -> None:
         _check_environment(name)
 
 
+def _check_distil(words: list[str]) -> None:
+    if not words or words[0].startswith("-"):
+        raise ValueError("distil needs an objective first: for example, `discover distil lpo_2026_11`.")
+    _check_objective(words[0])
+
+
 def _check_resume(words: list[str]) -> None:
     for flag in (word.partition("=")[0] for word in words):
         if flag in ("--generations", "--checkpoint-every"):
@@ -162,6 +168,7 @@ def _check_choice(kind: str, words: list[str], known: Iterable[str]) -> None:
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "meta-train": _check_meta_train,
     "train": _check_train,
+    "distil": _check_distil,
     "evaluate": _check_evaluate,
     "resume": _check_resume,
     "list": _check_list,

@@ -25,6 +25,7 @@ from learned_objectives.library import (
 from learned_objectives.lpg import LPG, LPGTargets
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror
+from learned_objectives.penalised import AdaptiveKLMirror, AveragedKLMirror, DropoutMirror
 from learned_objectives.probe import probe
 from learned_objectives.programs import Program, ProgramError, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
@@ -36,13 +37,16 @@ __all__ = [
     "LPG",
     "LPO",
     "SPO",
+    "AdaptiveKLMirror",
     "AsymmetricClip",
+    "AveragedKLMirror",
     "Clip",
     "Disco",
     "DiscoState",
     "DiscoTargets",
     "Drift",
     "DriftLawError",
+    "DropoutMirror",
     "GroupMirror",
     "HLGaussMirror",
     "InterpretedProgram",

@@ -121,6 +121,11 @@ class Objective(struct.PyTreeNode):
         heads."""
         raise NotImplementedError
 
+    @property
+    def trains_value(self) -> bool:
+        """Whether the critic is one number per state, trained to be its value. As inherited, whether it is one number."""
+        return self.critic_width == 1
+
     def heads(self, num_actions: int) -> dict[str, tuple[int, ...]] | None:
         """The outputs per state, names and shapes, of an objective for which one vector is not enough; as inherited, None.
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGEST = 1e6  # of |a constant|
+LARGEST = 1e6  # of |a constant|; one beyond it counts as this, in values and in texts
 LIMIT = (
     1e12  # of |a value| and |a derivative|; 200 LIMIT^2 / SMALL^2, the largest sum of derivatives, is finite in float32
 )
@@ -91,8 +91,8 @@ def _within(part: tuple[str, int], power: int) -> str:
 
 def _digits(value: Any) -> str:
     """The shortest decimal number that float32 reads as this one."""
-    value = np.float32(value)
-    if value == np.round(value) and abs(value) <= LARGEST:
+    value = np.clip(np.float32(value), np.float32(-LARGEST), np.float32(LARGEST))
+    if value == np.round(value):
         return str(int(value))
     return str(value)
 
@@ -120,6 +120,7 @@ def evaluate(code: Code, constants: jax.Array, variables: Mapping[str, jax.Array
     Every value and the derivative in every variable is limited to 1e12 in size, so both are finite where constants and variables
     are.
     """
+    constants = jnp.clip(constants, -LARGEST, LARGEST)
     numbers = iter(limited(constants[i]) for i in range(code.count(CONSTANT)))
     held = {name: limited(value) for name, value in variables.items()}
     stack: list[jax.Array] = []

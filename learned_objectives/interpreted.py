@@ -11,7 +11,17 @@ from flax import struct
 
 from learned_objectives.core import same_shape
 from learned_objectives.drifts import Drift
-from learned_objectives.expressions import CONDITION, CONSTANT, LIMIT, OPERATIONS, VARIABLES, Code, limited, write
+from learned_objectives.expressions import (
+    CONDITION,
+    CONSTANT,
+    LARGEST,
+    LIMIT,
+    OPERATIONS,
+    VARIABLES,
+    Code,
+    limited,
+    write,
+)
 from learned_objectives.parsing import NODES, ProgramError, parse
 from learned_objectives.programs import Program, variables
 
@@ -152,6 +162,8 @@ class InterpretedProgram(Drift):
             raise ProgramError(
                 f"this InterpretedProgram must have arrays of shapes [L], [L, 3] and [K], and has {shapes}."
             )
+        if not np.isfinite(self.constants).all():
+            raise ProgramError(f"the constants of this InterpretedProgram must be finite, and are {self.constants}.")
         if self.program().needs_progress and not self.timed:
             raise ProgramError("this InterpretedProgram reads the time and is not timed.")
 
@@ -216,6 +228,7 @@ _interpret.defvjp(_forward, _backward)
 def _registers(constants: jax.Array, others: jax.Array, log_ratio: jax.Array, length: int) -> jax.Array:
     """f32[5 + K + L, N]: the inputs, and zeros for the values of instructions."""
     given = [log_ratio[None], jnp.expm1(log_ratio)[None], others]
+    constants = jnp.clip(constants, -LARGEST, LARGEST)
     held = jnp.broadcast_to(constants[:, None], (len(constants), len(log_ratio)))
     return jnp.concatenate([limited(jnp.concatenate([*given, held])), jnp.zeros((length, len(log_ratio)))])
 

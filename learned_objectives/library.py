@@ -27,6 +27,7 @@ from learned_objectives.interpreted import InterpretedProgram
 from learned_objectives.lpg import LPG
 from learned_objectives.lpo import LPO
 from learned_objectives.mirror import Mirror, ScheduledMirror, ta_ppo
+from learned_objectives.penalised import AdaptiveKLMirror, AveragedKLMirror, DropoutMirror
 from learned_objectives.programs import Program, SurrogateProgram
 from learned_objectives.soft_clip import SoftClip
 from learned_objectives.variants import GroupMirror, HLGaussMirror, MunchausenMirror
@@ -45,6 +46,7 @@ CLOSED_FORMS: dict[str, Callable[[], Objective]] = {
 
 OURS = (
     *(Mirror, ScheduledMirror, HLGaussMirror, GroupMirror, MunchausenMirror, LPG, Disco),
+    *(AdaptiveKLMirror, AveragedKLMirror, DropoutMirror),
     *(NoDrift, Clip, AsymmetricClip, TimedClip, DPO, KL, SPO, Tsallis, LPO, SoftClip),
     *(Program, SurrogateProgram, InterpretedProgram),
 )

@@ -79,6 +79,8 @@ class _Written(Drift, eq=False):
                 f"this {type(self).__name__} must have constants of shape {(count,)}, one for each '#' of its structure, and has "
                 f"{jnp.shape(self.constants)}."
             )
+        if not np.isfinite(self.constants).all():
+            raise ProgramError(f"the constants of this {type(self).__name__} must be finite, and are {self.constants}.")
 
 
 class Program(_Written, eq=False):
@@ -103,7 +105,8 @@ class Program(_Written, eq=False):
     derivatives to 1e12 (along log r to 1e24), so both are finite at finite inputs. Constants are float32. `jax.jvp` does not go
     through a program.
 
-    Limits of a text: 4,000 characters, 200 variables, constants and operations, 32 levels of nesting, constants of at most 1e6.
+    Limits of a text: 4,000 characters, 200 variables, constants and operations, 32 levels of nesting, constants of at most 1e6. A
+    constant that a search moved beyond that counts as 1e6, with its sign, in values and in texts.
 
     An expression need not be a drift: `verify_drift` checks one. `surrogate` is r A - D, and where both are large, beyond
     log r = 5, it has lost its digits, also of a clip; `SurrogateProgram` has not.

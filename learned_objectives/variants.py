@@ -89,6 +89,10 @@ class GroupMirror(Mirror):
     Reference: the group-relative advantage of Shao et al. 2024 (GRPO), arXiv:2402.03300.
     """
 
+    @property
+    def trains_value(self) -> bool:
+        return False
+
     def targets(self, rollout: Rollout, progress: Progress) -> MirrorTargets:
         if rollout.reward.shape[1] < 2:
             raise ValueError(

@@ -249,6 +249,8 @@ def test_what_cannot_be_is_said(refused, line, said):
         ("export", "PATH the directory of a run"),
         ("plot", "PATH the directory of a run"),
         ("recipe", "recipe needs the name of a recipe: one of quickstart, lpo_minatar"),
+        ("distil", "distil needs an objective first: for example, `discover distil lpo_2026_11`."),
+        ("distil dpoo", "Unknown objective 'dpoo'; did you mean 'dpo'"),
         ("completion", "completion needs a shell: bash or zsh."),
     ],
 )

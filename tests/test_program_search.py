@@ -15,6 +15,7 @@ import learned_objectives as lo
 from discover.agents.config import AgentConfig
 from discover.agents.setups import LossConfig
 from discover.searches import proposers
+from discover.searches.inner_constants import varied
 from discover.searches.outer_loop import OuterLoop
 from discover.searches.problem import Problem
 from discover.searches.program_archive import Archive, Entry, decode, encode, entries_of, lines
@@ -23,6 +24,7 @@ from discover.searches.program_family import PPO, ProgramConfig
 from discover.searches.program_search import ProgramSearch
 from discover.searches.programs import ProgramsConfig
 from discover.searches.recipe import Recipe
+from learned_objectives.parsing import parse
 from tests.test_programs import DPO
 
 SMALL = Recipe(
@@ -369,6 +371,80 @@ def test_environments_of_a_problem_can_be_chosen():
         np.testing.assert_array_equal(one[..., 0], both[..., e])
 
 
+def test_variants_have_other_constants_and_the_same_structure():
+    texts = varied("where(A < 0, 2 * square(r1), -0.5 * square(log_r))", np.random.default_rng(0), 200, 0.3)
+    code, _ = parse(texts[0])
+    constants = np.array([parse(text)[1] for text in texts])
+    assert {parse(text)[0] for text in texts} == {code}
+    assert (constants[:, 0] == 0).all()
+    moved = np.log(constants[:, 1:] / [2.0, -0.5])
+    assert abs(moved.mean()) < 0.05
+    assert moved.std() == pytest.approx(0.3, abs=0.03)
+
+
+def varying(**changes):
+    """A search in which a program c (r - 1)^2 returns 100 - |c - 3| in every life, and PPO 50."""
+    recipe = replace(SMALL, envs=("CartPole-v1", "Acrobot-v1"), search=replace(SMALL.search, children=3, **changes))
+    search = ProgramSearch(recipe.search, Problem(recipe))
+    asked = []
+
+    def fitness(candidates, key, *, lives, environments):
+        drifts = [jax.tree.map(lambda x, i=i: x[i, 0], candidates.drift) for i in range(len(candidates.drift.opcodes))]
+        asked.append((jax.random.key_data(key).tolist(), environments))
+        values = [50.0 if str(d) == PPO else 100.0 - abs(float(d.constants[0]) - 3.0) for d in drifts]
+        search.problem.updates += len(drifts)
+        return jnp.array(values)[:, None, None] * jnp.ones(len(environments))
+
+    search.problem.fitness = fitness
+    return search, asked
+
+
+def squares(archive, n):
+    return [] if archive.asked else ["2 * square(r1)", "square(r1)", "90 * square(r1)"]
+
+
+def test_other_constants_are_chosen_in_tasks_of_their_own_and_scored_in_those_of_the_generation(monkeypatch):
+    monkeypatch.setitem(proposers.PROPOSERS, "squares", squares)
+    search, asked = varying(proposer="squares", variants=8, varied=2)
+    entries, row, state = stepped(search)
+    new = [e for e in entries if e.by == "constants"]
+    assert len(new) == row["improved"] == 1  # square(r1) has no constant, and 90 misses the hurdle
+    assert row["varied"] == 1
+    (constant,) = parse(new[0].program)[1]
+    assert abs(constant - 3.0) < 1.0  # 2 was the start
+    assert new[0].score == pytest.approx((50.0 - abs(constant - 3.0)) / 50.0, rel=1e-5)
+    assert str(state.best) == new[0].program
+    keys = [key for key, _ in asked]
+    assert [environments for _, environments in asked] == [[0], [1], [0], [0], [0], [0], [1]]
+    assert keys[0] == keys[1] == keys[5] == keys[6] != keys[2] == keys[3] == keys[4]
+    assert row["inner_env_steps"] % SMALL.agent.steps_per_update == 0
+
+
+def test_a_program_that_no_variant_beats_stays_alone(monkeypatch):
+    monkeypatch.setitem(
+        proposers.PROPOSERS, "best", lambda archive, n: ["3 * square(r1)"][:n] if not archive.asked else []
+    )
+    search, _ = varying(proposer="best", variants=3, varied=1)
+    entries, row, _ = stepped(search)
+    assert (row["varied"], row["improved"]) == (1, 0)
+    assert not [e for e in entries if e.by == "constants"]
+
+
+@pytest.mark.slow
+def test_a_run_that_varies_constants_continues_as_the_whole_one(tmp_path):
+    recipe = replace(SMALL, search=replace(SMALL.search, variants=2, varied=2))
+    whole, result = outcome(with_archive(recipe, tmp_path / "whole"), tmp_path / "whole")
+    parts = with_archive(recipe, tmp_path / "parts")
+    outcome(replace(parts, generations=2), tmp_path / "parts")
+    text, again = outcome(parts, tmp_path / "parts")
+    assert text == whole
+    assert any('"by": "constants"' in line for line in text.splitlines())
+    same = ("fitness", "program", "varied", "improved", "inner_env_steps", "env_steps")
+    assert [[row.get(name) for name in same] for row in again.rows] == [
+        [row.get(name) for name in same] for row in result.rows
+    ]
+
+
 @pytest.mark.slow
 def test_an_interpreted_program_trains_as_the_program_does():
     """The same life under PPO's clip, as a drift, as a program, and as arrays."""
@@ -386,6 +462,9 @@ def test_an_interpreted_program_trains_as_the_program_does():
     [
         ({"children": 0}, "children must be at least 1, and is 0"),
         ({"hurdle": 1.5}, r"hurdle must be in \[0, 1\], and is 1.5"),
+        ({"variants": -1}, "variants must be at least 0, and is -1"),
+        ({"varied": 0}, "varied must be at least 1, and is 0"),
+        ({"spread": 0.0}, "spread must be positive and finite, and is 0"),
         ({"patience": 0.0}, "patience must be positive and finite, in seconds, and is 0"),
         ({"archive_bytes": 100}, "archive_bytes must be at least 40960 for a population of 4, and is 100"),
         ({"proposer": "mutatoin"}, "Unknown proposer 'mutatoin'; did you mean 'mutation'"),

@@ -449,3 +449,27 @@ def test_a_record_of_a_program_is_readable(tmp_path):
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     static = json.loads(header["objective"])["static"]
     assert static == {"structure": "relu((r1 - max(min(r1, #), #)) * A)"}
+
+
+@pytest.mark.parametrize("kind", [lo.Program, lo.SurrogateProgram, lo.InterpretedProgram])
+def test_constants_that_a_search_moved_beyond_the_largest_survive_text_and_file(kind, samples, tmp_path):
+    make = lo.InterpretedProgram.of if kind is lo.InterpretedProgram else kind.parse
+    moved = make("where(A < 2, 3 * r1, 0.5 * r1)")
+    constants = jnp.asarray(moved.constants).at[jnp.array([0, 1])].set(jnp.array([-1e7, 3e9]))
+    moved = moved.replace(constants=constants)
+    text = "where(A < -1000000, 1000000 * r1, 0.5 * r1)"
+    assert str(moved) == text
+    np.testing.assert_array_equal(moved(*samples), make(text)(*samples))
+    lo.save(lo.Mirror(drift=moved), tmp_path / "it.safetensors")
+    again = lo.load(tmp_path / "it.safetensors").drift
+    assert str(again) == text
+    np.testing.assert_array_equal(again(*samples), moved(*samples))
+
+
+@pytest.mark.parametrize("kind", [lo.Program, lo.InterpretedProgram])
+def test_constants_that_are_not_finite_are_refused(kind, tmp_path):
+    made = lo.InterpretedProgram.of("2 * A") if kind is lo.InterpretedProgram else kind.parse("2 * A")
+    path = tmp_path / "it.safetensors"
+    lo.save(lo.Mirror(drift=made.replace(constants=jnp.asarray(made.constants).at[0].set(jnp.nan))), path)
+    with pytest.raises(lo.ObjectiveFileError, match="must be finite"):
+        lo.load(path)

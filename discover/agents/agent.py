@@ -300,7 +300,7 @@ class Agent:
         log_ratio = policy.log_prob(rollout.action) - rollout.log_prob
         change = jnp.expm1(log_ratio)
         explained = jnp.float32(0.0)
-        if self.critic_width == 1:
+        if self.critic_width == 1 and self.heads is None:
             error = generalised_advantage(rollout, gamma=gamma, gae_lambda=0.95)
             spread = (error + rollout.critic[..., 0]).var()
             explained = jnp.where(spread > 0, jnp.clip(1.0 - error.var() / jnp.maximum(spread, 1e-12), -1.0, 1.0), 0.0)

@@ -3,6 +3,7 @@
 from discover.plots.curves import budgets, intervals, learning_curves, search_curve
 from discover.plots.drifts import drift_landscape
 from discover.plots.elites import elites
+from discover.plots.fronts import size_and_error
 from discover.plots.lineage import descent
 from discover.plots.rules import credit, targets
 from discover.plots.runs import draw_run, look_inside
@@ -29,5 +30,6 @@ __all__ = [
     "look_inside",
     "schedules",
     "search_curve",
+    "size_and_error",
     "targets",
 ]

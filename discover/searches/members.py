@@ -33,10 +33,10 @@ class Members:
         self.config, self.problem, self.setting, self.number = config, problem, setting, number
         if self.curriculum.kind == "plr":
             cu.fields_read(cu.SCORES[self.curriculum.score])  # a score that cannot be used is refused here
-        if c.estimator == "standard" and problem.template.critic_width != 1:
+        if c.estimator == "standard" and not problem.template.trains_value:
             raise ValueError(
-                "search.estimator 'standard' takes advantages from the agent's own value, and this objective has none: "
-                "choose 'debiased'."
+                "search.estimator 'standard' takes advantages from a critic that is trained to be a value, and that of "
+                f"{_other_critic(problem.template)}: choose 'debiased'."
             )
         if self.curriculum.kind == "plr" and self.curriculum.size < c.members:
             raise ValueError(
@@ -215,3 +215,11 @@ class Members:
 
 def _flat(x: jax.Array) -> jax.Array:
     return x.reshape((-1, *x.shape[2:]))
+
+
+def _other_critic(objective: lo.Objective) -> str:
+    """What the critic of an objective is, where it is no value."""
+    kind, width = type(objective).__name__, objective.critic_width
+    if width == 1:
+        return f"{kind} is not trained"
+    return f"{kind} predicts {width} numbers per state" if width else f"{kind} has outputs of other kinds"

@@ -11,22 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import learned_objectives as lo
-from discover.console import advise
 from discover.formats import write_text
-from discover.searches.evolution_search import summarise
+from discover.searches.inner_constants import INNER, varied
 from discover.searches.problem import Problem
-from discover.searches.program_archive import LONGEST_REFUSED, Archive, Entry, decode, encode, lines
-from discover.searches.program_checks import Checks
+from discover.searches.program_archive import Archive, Entry, decode, encode, lines
+from discover.searches.program_checks import Checked, Checks
 from discover.searches.program_family import PPO
+from discover.searches.program_generation import Generation
 from discover.searches.programs import ProgramsConfig
-from discover.searches.proposers import PROPOSERS, Proposer, ask, proposer_of
+from discover.searches.proposers import proposer_of
 from discover.searches.search import Search
 from learned_objectives.expressions import OF_TIME, VARIABLES
 
 PyTree = Any
-
-
-REFERENCE = "reference"
 
 
 class State(NamedTuple):
@@ -51,6 +48,10 @@ class ProgramSearch(Search):
     so that scores of different generations, whose tasks differ, can be compared. Where there are several environments, programs
     that miss the hurdle in the first one, PPO's - (1 - hurdle) |PPO's|, are not trained in the others. The objective of the
     search is the program of the highest score.
+
+    With `variants`, the best `varied` programs that passed the hurdle then have other constants tried: each variant, and the
+    program itself, is trained in the first environment in tasks of its own. Where a variant returns most there, it is scored like
+    any other program of the generation, in the same tasks, and enters the archive by the name "constants".
     """
 
     def __init__(self, config: ProgramsConfig, problem: Problem):
@@ -98,10 +99,11 @@ class ProgramSearch(Search):
         )
 
     def step(self, state: State, generation: int) -> tuple[State, dict[str, Any]]:
-        found = _Generation(self, self.archive(state, generation), int(state.count))
+        found = Generation(self, self.archive(state, generation), int(state.count))
         found.collect()
         fitness = self._fitness(found.programs, generation)
         found.score(fitness)
+        inner = self._vary(found, generation, fitness[0, 0]) if self.config.variants else {}
         data, used = encode(found.entries, self.config.archive_bytes, self.config.population)
         best = found.archive.best
         if best is not None and best.generation == generation:
@@ -116,7 +118,31 @@ class ProgramSearch(Search):
             path = Path(self.config.archive)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, lines(found.entries))
-        return state, found.row(fitness)
+        return state, found.row(fitness) | inner
+
+    def _vary(self, found: Generation, generation: int, reference: float) -> dict[str, Any]:
+        """Try other constants of the best programs of a generation, and score those that return more. Returns what to log."""
+        before, c = self.problem.updates, self.config
+        seed = np.asarray(jax.random.key_data(self.problem.key("step", generation))).tolist()
+        rng = np.random.default_rng([*seed, INNER])
+        passed = lambda entry: self._passes(entry.fitness[0], reference)
+        groups = [self._variants(entry, rng) for entry in found.best(c.varied, passed)]
+        groups = [group for group in groups if len(group) > 1]
+        programs = [each.program for group in groups for each in group]
+        key = jax.random.fold_in(self.problem.key("life", generation), INNER)
+        parts = [programs[i : i + c.items] for i in range(0, len(programs), c.items)]
+        values = iter(np.concatenate([self._trained(part, key, c.items, [0])[:, 0] for part in parts]) if parts else ())
+        found.admit_constants([group[_argmax([next(values) for _ in group])] for group in groups])
+        if found.varied:
+            found.score(self._fitness(found.varied, generation))
+        steps = (self.problem.updates - before) * self.problem.recipe.agent.steps_per_update
+        return {"varied": len(groups), "improved": len(found.varied), "inner_env_steps": steps}
+
+    def _variants(self, entry: Entry, rng: np.random.Generator) -> list[Checked]:
+        """The program of an entry, and its variants that are drifts at the probe points."""
+        texts = [entry.program, *varied(entry.program, rng, self.config.variants, self.config.spread)]
+        found = {each.function: each for each in self.checks.quick(texts) if each.function is not None}
+        return list(found.values())
 
     def _fitness(self, programs: list[lo.InterpretedProgram], generation: int) -> np.ndarray:
         """f64[children + 1, E] of the reference and the programs; NaN where one diverged, or was not trained."""
@@ -147,131 +173,24 @@ class ProgramSearch(Search):
         found = self.problem.fitness(candidates, key, lives=self.config.lives, environments=environments)
         return np.asarray(found, np.float64)[: len(programs), 0]
 
+    @property
+    def updates_per_step(self) -> float:
+        """As in `Search`; where constants are varied, the most that this takes."""
+        c, per_life = self.config, self.problem.mean_lengths
+        if not c.variants:
+            return super().updates_per_step
+        groups = -(-c.varied * (1 + c.variants) // c.items)
+        return 2.0 * super().updates_per_step + groups * c.items * c.lives * per_life[0]
+
     def loop_seconds(self, state: State) -> float:
         """As in `Search`, but without lives: the seconds in which a generation's programs are proposed and checked."""
         for _ in range(2):
             began = time.monotonic()
-            _Generation(self, self.archive(state, 0), 0).collect()
+            Generation(self, self.archive(state, 0), 0).collect()
             own = time.monotonic() - began
         return own
 
 
-class _Generation:
-    """One generation: the programs that it trains, and the archive with its entries."""
-
-    def __init__(self, search: ProgramSearch, archive: Archive, count: int):
-        self.search, self.config, self.checks = search, search.config, search.checks
-        self.archive, self.count, self.asked = archive, count, archive.asked
-        self.known = {e.function: e.number for e in archive.entries if e.function is not None}
-        self.programs: list[lo.InterpretedProgram] = []
-        self.trained: list[Entry] = []
-        self.failures: list[str] = []
-        self.before = len(archive.entries)
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        return self.archive.entries
-
-    def collect(self) -> None:
-        """Ask for programs until there are enough: the proposer, and mutation where it fails or its calls are used up."""
-        if not self.entries:
-            self._add_start()
-        c = self.config
-        self._ask_often(c.proposer, self.search.proposer)
-        if self.search.proposer is not PROPOSERS["mutation"]:
-            self._ask_often("mutation", PROPOSERS["mutation"])
-
-    def _add_start(self) -> None:
-        """PPO as entry 0, and the program that the search starts from as the first child."""
-        reference = self.search.reference
-        self._append(Entry(0, self.archive.generation, REFERENCE, PPO, function=reference.function))
-        self.trained.append(self.entries[-1])
-        self.known[reference.function] = 0
-        if (start := str(self.search.problem.template.drift)) != PPO:
-            self._admit("start", [start])
-
-    def _ask_often(self, name: str, proposer: Proposer) -> None:
-        is_main = proposer is self.search.proposer
-        for _ in range(self.config.asks):
-            wanted = self.config.children - len(self.programs)
-            if wanted == 0:
-                return
-            texts, failure = ask(proposer, self.archive, wanted, self.config.patience)
-            if is_main:
-                self.asked += len(texts)
-                self.archive = self._with(asked=self.asked)
-            if failure is not None:
-                self.failures.append(failure)
-                advise(f"{failure} Generation {self.archive.generation} takes programs from mutation instead.")
-                self._append(self._entry(name, "", refused=failure))
-            if not texts:
-                return
-            self._admit(name, texts)
-
-    def _admit(self, name: str, texts: list[Any]) -> None:
-        """Check texts; those that pass are trained, and the others are recorded with the reason."""
-        for text, checked in zip(texts, self.checks.quick(texts), strict=True):
-            why = checked.refused
-            if why is None and checked.function in self.known:
-                why = f"This program equals program {self.known[checked.function]} at the probe points."
-            if why is None:
-                why = self.checks.broken_law(checked.program)
-            if why is not None:
-                self._append(self._entry(name, _kept(text), refused=why))
-                continue
-            entry = self._entry(name, str(checked.program), function=checked.function)
-            self.known[checked.function] = entry.number
-            self._append(entry)
-            self.programs.append(checked.program)
-            self.trained.append(entry)
-
-    def _entry(self, by: str, program: str, **fields: Any) -> Entry:
-        return Entry(self.count, self.archive.generation, by, program, **fields)
-
-    def _append(self, entry: Entry) -> None:
-        self.count += 1
-        self.archive = self._with(entries=(*self.entries, entry))
-
-    def _with(self, **changes: Any) -> Archive:
-        return Archive(**{**vars(self.archive), **changes})
-
-    def score(self, fitness: np.ndarray) -> None:
-        """Put what was found into the entries. `fitness` f64[1 + n, E], of PPO first."""
-        reference, found = fitness[0], {}
-        rows = fitness if self.trained[:1] and self.trained[0].by == REFERENCE else fitness[1:]
-        for entry, own in zip(self.trained, rows, strict=True):
-            value, why = self._score_of(own, reference)
-            numbers = tuple(float(x) if np.isfinite(x) else None for x in own)
-            found[entry.number] = entry._replace(fitness=numbers, score=value, refused=why)
-        self.archive = self._with(entries=tuple(found.get(e.number, e) for e in self.entries))
-
-    def _score_of(self, own: np.ndarray, reference: np.ndarray) -> tuple[float | None, str | None]:
-        known = np.isfinite(reference)
-        if known.any() and np.isfinite(own[known]).all():
-            gain = (own[known] - reference[known]) / np.maximum(np.abs(reference[known]), 1.0)
-            return float(gain.mean()), None
-        if not known.any():
-            return None, "PPO's agents diverged in this generation, so that there is nothing to compare with."
-        if np.isfinite(own[0]) and known[0] and not self.search._passes(own[0], reference[0]):
-            return None, f"Its agents reached {own[0]:.4g} in the first environment, and PPO's {reference[0]:.4g}."
-        return None, "Its agents diverged."
-
-    def row(self, fitness: np.ndarray) -> dict[str, Any]:
-        """What a generation logs."""
-        new = self.entries[self.before :]
-        names = self.search.problem.recipe.envs
-        return summarise(fitness[1:] if self.programs else fitness, names) | {
-            "reference": {
-                name: float(x) if np.isfinite(x) else None for name, x in zip(names, fitness[0], strict=True)
-            },
-            "diverged": float(np.mean([e.refused == "Its agents diverged." for e in new if e.function] or [0.0])),
-            "proposed": len(new),
-            "refused": sum(e.function is None for e in new),
-            "trained": len(self.programs),
-            "proposer_failures": len(self.failures),
-        }
-
-
-def _kept(text: Any) -> str:
-    """What the archive keeps of a refused proposal."""
-    return text[:LONGEST_REFUSED] if isinstance(text, str) else f"({type(text).__name__})"
+def _argmax(values: list[float]) -> int:
+    """The place of the largest value, the first of equal ones. NaN, which diverged, counts as the smallest."""
+    return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))

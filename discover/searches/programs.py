@@ -25,6 +25,9 @@ class ProgramsConfig(SearchConfig):
     )
     proposer: str = "mutation"  # who writes programs: mutation, random, replay:FILE, or yours as module:function
     asks: int = 40  # most calls of the proposer in a generation, until there are enough programs
+    variants: int = 0  # other constants that are tried for the best programs of a generation; 0: none
+    varied: int = 4  # programs of a generation whose constants are varied, the best ones first
+    spread: float = 0.3  # standard deviation of the log of what constants are multiplied by
     patience: float = 60.0  # seconds that a call of the proposer may take
     archive: str = ""  # a file of JSON Lines that is written after each generation; empty: none
     archive_bytes: int = 2**21  # of the archive in a checkpoint
@@ -32,11 +35,15 @@ class ProgramsConfig(SearchConfig):
     unit: ClassVar[str] = "programs"
 
     def __post_init__(self):
-        for name in ("children", "population", "tournament", "lives", "asks"):
+        for name in ("children", "population", "tournament", "lives", "varied", "asks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}.")
         if not 0 <= self.hurdle <= 1:
             raise ValueError(f"hurdle must be in [0, 1], and is {self.hurdle}.")
+        if self.variants < 0:
+            raise ValueError(f"variants must be at least 0, and is {self.variants}.")
+        if not 0 < self.spread < math.inf:
+            raise ValueError(f"spread must be positive and finite, and is {self.spread}.")
         if not 0 < self.patience < math.inf:
             raise ValueError(f"patience must be positive and finite, in seconds, and is {self.patience}.")
         if self.archive_bytes < (least := BYTES_PER_MEMBER * (self.population + 1)):

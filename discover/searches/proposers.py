@@ -147,13 +147,13 @@ def _stretch(rng: np.random.Generator, nodes: list[Node], kind: str | None = Non
 def _constant_moved(archive: Archive, nodes: list[Node]) -> list[Node]:
     places = [i for i, node in enumerate(nodes) if isinstance(node, float)]
     if not places:
-        return _operation_changed(archive, nodes)
+        return operation_changed(archive, nodes)
     at, rng = pick(archive.rng, places), archive.rng
     value = nodes[at] * math.exp(0.3 * rng.normal()) if rng.random() < 0.9 else some_constant(rng)
     return [*nodes[:at], float(f"{np.clip(value, -1e6, 1e6):.3g}"), *nodes[at + 1 :]]
 
 
-def _operation_changed(archive: Archive, nodes: list[Node]) -> list[Node]:
+def operation_changed(archive: Archive, nodes: list[Node]) -> list[Node]:
     """Another operation of the same types, or another variable."""
     at = int(archive.rng.integers(len(nodes)))
     node = nodes[at]
@@ -165,20 +165,20 @@ def _operation_changed(archive: Archive, nodes: list[Node]) -> list[Node]:
     return [*nodes[:at], pick(archive.rng, options), *nodes[at + 1 :]]
 
 
-def _part_replaced(archive: Archive, nodes: list[Node]) -> list[Node]:
+def part_replaced(archive: Archive, nodes: list[Node]) -> list[Node]:
     start, end = _stretch(archive.rng, nodes)
     new = some_expression(archive.rng, archive.variables, 2, type_of(nodes[end - 1]))
     return [*nodes[:start], *new, *nodes[end:]]
 
 
-def _part_lifted(archive: Archive, nodes: list[Node]) -> list[Node]:
+def part_lifted(archive: Archive, nodes: list[Node]) -> list[Node]:
     """A subexpression takes the place of a larger one of its type."""
     start, end = _stretch(archive.rng, nodes)
     inner = _stretch(archive.rng, nodes[start:end], type_of(nodes[end - 1]))
     return [*nodes[:start], *nodes[start + inner[0] : start + inner[1]], *nodes[end:]]
 
 
-def _crossed(archive: Archive, nodes: list[Node]) -> list[Node]:
+def crossed(archive: Archive, nodes: list[Node]) -> list[Node]:
     """A subexpression of another winner takes the place of one of the same type."""
     other = nodes_of(parent(archive).program)
     start, end = _stretch(archive.rng, nodes)
@@ -196,7 +196,7 @@ def _joined(archive: Archive, nodes: list[Node]) -> list[Node]:
     return [*first, *second, pick(rng, ("+", "min", "max"))]
 
 
-CHANGES = (_constant_moved, _constant_moved, _operation_changed, _part_replaced, _part_lifted, _crossed, _joined)
+CHANGES = (_constant_moved, _constant_moved, operation_changed, part_replaced, part_lifted, crossed, _joined)
 PROPOSERS = Registry(
     "proposers",
     "proposer",
