@@ -18,6 +18,7 @@ from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
 from discover.searches.search import Search
+from discover.searches.whole_life import WholeLifeConfig
 
 __all__ = [
     "Agent",
@@ -36,6 +37,7 @@ __all__ = [
     "SearchConfig",
     "Task",
     "TrainResult",
+    "WholeLifeConfig",
     "evaluate",
     "last_state",
     "meta_train",

@@ -22,6 +22,7 @@ RECIPES = (
         "soft_clip_small",
         "ta_soft_clip_small",
         "program_small",
+        "whole_life_small",
     ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),
