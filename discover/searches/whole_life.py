@@ -93,8 +93,11 @@ class WholeLife:
                 f"search.points must be at most the {self.updates} updates of a life, and is {self.config.points}."
             )
 
-    def loss(self, objective: Objective, task: Task, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """The meta-loss of one life, whose gradient is the meta-gradient: (f32[], (reward f32[], diverged bool[])).
+    def loss(
+        self, objective: Objective, task: Task, state: AgentState
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """The meta-loss of the life of a newborn agent, whose gradient is the meta-gradient: (f32[], (mean reward f32[], whether
+        the agent diverged bool[])).
 
             L(eta) = -1/P sum_p mean[log pi_p(a|s) A(s, a)],    pi_p the policy after the first n_p updates under eta
 
@@ -112,7 +115,6 @@ class WholeLife:
             # The index is the same in all lives side by side, so that this remains a branch.
             return state, jax.lax.cond((index + 1 == stops).any(), look, nothing, state)
 
-        state = self.agent.init(task, key)
         dtype = jnp.result_type(*jax.tree.leaves(state.params))
         state, (losses, rewards) = checkpointed_scan(
             update,
@@ -137,7 +139,7 @@ class WholeLife:
     def gradient(self, objective: Objective, task: Task, key: jax.Array) -> LifeGradient:
         """Of one life."""
         program = jax.value_and_grad(self.loss, has_aux=True)
-        (loss, (reward, broken)), gradient = program(objective, task, key)
+        (loss, (reward, broken)), gradient = program(objective, task, self.agent.init(task, key))
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
         return LifeGradient(
