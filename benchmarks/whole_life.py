@@ -33,6 +33,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks.record import ROOT, provenance
 from discover.agents.agent import Agent
 from discover.agents.config import AgentConfig
+from discover.agents.objectives import as_arrays
 from discover.runs import recipes
 from discover.runs.store import write_text
 from discover.searches.whole_life import WholeLife, WholeLifeConfig
@@ -67,7 +68,7 @@ def life(way: str, updates: int, env: str = "CartPole-v1", **agent: Any) -> tupl
     """(a life of one of the three ways, the objective)."""
     recipe = recipes.whole_life_small()
     config = AgentConfig(**(vars(recipe.agent) | agent))
-    objective = recipe.template()
+    objective = as_arrays(recipe.template())
     kind = PlainLife if way == "plain" else WholeLife
     base = max(updates, 2) if way == "each update" else BASE
     found = Agent.fit(make(env)[0], config, objective)
@@ -89,7 +90,7 @@ def newborn(whole: WholeLife, seed: int = 0, updates: int | None = None):
     return task, whole.agent.init(task, jax.random.fold_in(jax.random.key(SEED), seed))
 
 
-def wide(tree):
+def wide(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
@@ -99,8 +100,9 @@ def error(updates: int) -> dict[str, Any]:
         found = []
         for way in ("plain", "recursive"):
             whole, objective = life(way, updates)
-            arguments = wide((objective, *newborn(whole)))
-            found.append(np.asarray(jax.jit(program(whole))(*arguments)))
+            task, state = newborn(whole)  # the environment computes in float32
+            state = state.replace(params=wide(state.params), opt_state=wide(state.opt_state))
+            found.append(np.asarray(jax.jit(program(whole))(wide(objective), task, state)))
     plain, ours = found
     return {"error": float(np.linalg.norm(ours - plain) / np.linalg.norm(plain)), "norm": float(np.linalg.norm(plain))}
 
@@ -110,7 +112,7 @@ def memory(way: str, updates: int, runs: bool = True) -> dict[str, Any]:
     whole, objective = life(way, updates)
     arguments = (objective, *newborn(whole))
     began = time.monotonic()
-    compiled = jax.jit(program(whole)).lower(*arguments).compile()
+    compiled: Any = jax.jit(program(whole)).lower(*arguments).compile()
     found = {
         "compile_seconds": round(time.monotonic() - began, 1),
         "temp_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import cache
+from typing import Any
 
 import crash
 import jax
@@ -108,7 +109,7 @@ def test_memory_hardly_grows_with_the_length():
         def total(x):
             return scan(lambda c, i: (jnp.tanh(c @ c.T * 0.1 + 0.01 * i), None), x, length)[0].sum()
 
-        compiled = jax.jit(jax.grad(total)).lower(jnp.ones((64, 64))).compile()
+        compiled: Any = jax.jit(jax.grad(total)).lower(jnp.ones((64, 64))).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     plain = lambda step, x, length: jax.lax.scan(step, x, jnp.arange(length, dtype=jnp.int32))
