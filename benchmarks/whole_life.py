@@ -43,8 +43,8 @@ OUT = ROOT / "benchmarks/results/whole-life.json"
 SEED = 20_261_128
 BASE = WholeLifeConfig().base
 LENGTHS = (16, 64, 256)
-GROWTH = (1, 2, 4, 8, 16, 32, 64, 128)
-SEEDS = 8
+GROWTH = (1, 2, 4, 8, 16, 32, 64)
+SEEDS = 6
 AGENTS = {
     "adam": {},
     "adam, eps 1e-3": {"adam_eps": 1e-3},
