@@ -22,6 +22,7 @@ from discover.searches.problem import Problem
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
 from discover.searches.search import Search
+from discover.searches.whole_life import WholeLifeConfig
 
 __all__ = [
     "Agent",
@@ -44,6 +45,7 @@ __all__ = [
     "SearchConfig",
     "Task",
     "TrainResult",
+    "WholeLifeConfig",
     "distil",
     "evaluate",
     "last_state",

@@ -40,12 +40,13 @@ SETTINGS = {  # classes whose fields are flags with a prefix, and their modules
     "RollingConfig": "searches/rolling_search",
     "SearchConfig": "searches/config",
     "SoftClipConfig": "searches/families",
+    "WholeLifeConfig": "searches/whole_life",
 }
 FAMILIES = {  # settings that may be of several classes; --search or --objective chooses the class, or names one of the user's
     "ObjectiveConfig": ("LPOConfig", "LPGConfig", "SoftClipConfig", "ProgramConfig", "FormulaConfig"),
     "SearchConfig": (
         *("EvolutionConfig", "RollingConfig", "MetaGradConfig", "ProgramsConfig"),
-        *("PBTConfig", "MapElitesConfig"),
+        *("WholeLifeConfig", "PBTConfig", "MapElitesConfig"),
     ),
 }
 

@@ -24,6 +24,7 @@ RECIPES = (
         "program_small",
         "pbt_small",
         "map_elites_small",
+        "whole_life_small",
     ),
     *("lpg", "groove", "ta_lpg", "lpg_es"),
     *("lpg_small", "groove_small", "ta_lpg_small", "lpg_es_small"),

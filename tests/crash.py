@@ -76,9 +76,21 @@ TINY_GRADIENT = {
 }
 
 
+# The same for a search by gradients of whole lives, of eight updates each.
+TINY_WHOLE_LIFE = {name: value for name, value in TINY.items() if not name.startswith(("search.", "objective."))} | {
+    "total_steps": 256,
+    "agent.num_epochs": 1,
+    "search.lives": 4,
+    "search.chunk": 1,
+    "search.points": 2,
+    "search.base": 3,
+}
+TINIES = {"quickstart": TINY, "whole_life_small": TINY_WHOLE_LIFE}  # any other has those of a meta-gradient
+
+
 def arguments(out: str | Path, *, of: str = "quickstart", **changes) -> list[str]:
     """The command line of the tiny run, after `discover`."""
-    tiny = TINY if of == "quickstart" else TINY_GRADIENT
+    tiny = TINIES.get(of, TINY_GRADIENT)
     flags = [word for name, value in (tiny | changes).items() for word in (_flag(name), str(value))]
     return ["meta-train", of, "--out", str(out), *flags]
 
@@ -213,7 +225,7 @@ def compiled(recipe):
     for part, names in (
         (loop, ("_keep_best",)),
         (loop.problem, ("lengths", "_held_out_lengths", "_evaluations", "lives")),
-        (loop.search, ("_ask", "_tell", "_window", "_windows", "_births", "_apply", "_fresh", "_reborn")),
+        (loop.search, ("_ask", "_tell", "_window", "_windows", "_births", "_apply", "_fresh", "_reborn", "_programs")),
     ):
         for name in names:
             getattr(part, name, None)

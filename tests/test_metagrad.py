@@ -446,6 +446,54 @@ def test_the_target_of_the_bootstrapped_estimator_is_a_step_of_the_agent():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("mixing", "weights"), [(1.0, [1 / 3, 1 / 3, 1 / 3]), (0.5, [1 / 7, 2 / 7, 4 / 7])])
+def test_the_mixed_estimator_is_the_weighted_sum_of_windows_of_each_length(mixing, weights):
+    """Each window of k updates is one of its own, of `debiased`, on the same keys: their gradients are weighted by hand."""
+    objective = OBJECTIVES["lpo"]()
+    mixed = search("lpo", ADAM, estimator="mixed", window=3, mixing=mixing, **UNREGULARISED)
+    parts = [search("lpo", ADAM, window=k, **UNREGULARISED) for k in (1, 2, 3)]
+    member = born(mixed, ENV.level())
+    with jax.enable_x64(True):
+        objective, member = wide(objective), wide(member)
+        (loss, (after, _)), found = window(mixed)(objective, member)
+        each = [window(part)(objective, member) for part in parts]
+    expected = jax.tree.map(
+        lambda *g: sum(w * np.asarray(x) for w, x in zip(weights, g, strict=True)), *(g for _, g in each)
+    )
+    losses = [float(value) for (value, _), _ in each]
+    np.testing.assert_allclose(loss, np.dot(weights, losses), rtol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), found, expected)
+    (_, (last, _)), _ = each[-1]
+    np.testing.assert_array_equal(after.state.num_updates, last.state.num_updates)
+    assert np.abs(np.asarray(found.drift.out)).max() > 1e-4
+    assert mixed.rollouts == 3 + 3
+
+
+@pytest.mark.slow
+def test_without_mixing_the_mixed_estimator_is_debiased():
+    objective = OBJECTIVES["dpo"]()
+    metas = [search("dpo", estimator="mixed", mixing=0.0), search("dpo", estimator="debiased")]
+    member = born(metas[0], ENV.level())
+    with jax.enable_x64(True):
+        found, expected = (window(meta)(wide(objective), wide(member))[1] for meta in metas)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), found, expected)
+
+
+def test_a_mixing_that_is_no_share_is_refused():
+    with pytest.raises(ValueError, match=r"search.mixing must be in \[0, 1\], and is 1.5"):
+        MetaGradConfig(mixing=1.5)
+
+
+@pytest.mark.slow
+def test_a_run_that_mixes_resumes_with_the_same_bytes(tmp_path):
+    recipe = dataclasses.replace(SEVERAL, search=dataclasses.replace(SEVERAL.search, estimator="mixed", window=2))
+    whole = discover.meta_train(recipe, tmp_path / "whole")
+    discover.meta_train(dataclasses.replace(recipe, generations=2), tmp_path / "parts")
+    parts = discover.meta_train(recipe, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole.objective, parts.objective)
+
+
+@pytest.mark.slow
 def test_the_highest_return_is_of_every_episode_of_a_life():
     """Also of those that a later one followed within the window, of each of its updates, and of levels known before."""
     meta, objective = search("dpo", estimator="debiased"), OBJECTIVES["dpo"]()

@@ -195,8 +195,9 @@ def test_a_search_for_a_drift_runs_on_it(tmp_path):
     assert resumed.rows[2]["fitness"] == result.rows[2]["fitness"]
 
 
-def test_meta_gradients_are_refused(tmp_path):
-    recipe = discover.Recipe(**TINY | {"search": discover.MetaGradConfig(members=2)})
+@pytest.mark.parametrize("search", [discover.MetaGradConfig(members=2), discover.WholeLifeConfig(lives=2)])
+def test_meta_gradients_are_refused(tmp_path, search):
+    recipe = discover.Recipe(**TINY | {"search": search})
     with pytest.raises(
         ValueError, match=r"^a meta-gradient goes through single steps of the networks, and agent.network"
     ):

@@ -166,3 +166,70 @@ def test_a_decaying_sigma_favours_no_window():
     # Adam's first moment holds (1 - b1) of the gradient; evosax minimises.
     moment = -np.asarray(jax.tree.leaves(found.opt_state[0].mu)[0]) / 0.1
     np.testing.assert_allclose(moment, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_with_es_single_all_lives_begin_together():
+    search = rolling(estimator="es_single")
+    assert [search.began(generation).tolist() for generation in (0, 3, 4, 5)] == [[g] * 4 for g in (0, 0, 4, 4)]
+    assert search.drawn(5).tolist() == [4] * 4
+
+
+def perturbations_of(search, generation):
+    """Of the candidates in a generation, and those that their fitness is multiplied by: f64[P // 2, D] each."""
+    strategy = search.evolution.init(jax.random.key(0))
+    now = jnp.int32(generation)
+    candidates, told = search._perturbed(strategy, now, search.drawn(generation))
+    summed = search._persistent(told, now, search.began(generation))
+    flat = [jnp.concatenate([x.reshape(4, 2, -1) for x in jax.tree.leaves(c)], -1) for c in (candidates, summed)]
+    np.testing.assert_allclose(
+        flat[1][:, 0] + flat[1][:, 1], 2 * np.broadcast_to(strategy.mean, flat[1][:, 0].shape), atol=1e-5
+    )
+    return [np.asarray(x[:, 0] - strategy.mean, np.float64) for x in flat]
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_with_pes_every_window_has_a_perturbation_of_its_own_and_the_sum_is_kept(decay):
+    """At generation 5, pairs began at 4, 3, 2 and 5; by hand, each term by the ratio of sigmas of its own and of the birth."""
+    search = rolling(estimator="pes", sigma_decay=decay, shaping="z_score")
+    own = {g: perturbations_of(search, g)[0] for g in range(2, 6)}
+    _, summed = perturbations_of(search, 5)
+    for p, born in enumerate([4, 3, 2, 5]):
+        assert len({own[g][p, 0] for g in own}) == 4
+        expected = sum(own[g][p] * (decay**born / decay**g) ** 2 for g in range(born, 6))
+        np.testing.assert_allclose(summed[p], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_with_pes_the_gradient_of_a_linear_fitness_divides_each_window_by_its_own_variance():
+    """f = slope . sum of the perturbations lived; PES estimates sum_g e_g (f+ - f-) / (P sigma_g^2)."""
+    search, generation = rolling(estimator="pes", sigma_decay=0.5, shaping="z_score"), 5
+    own = {g: perturbations_of(search, g)[0] for g in range(2, 6)}
+    strategy = search.evolution.init(jax.random.key(0))
+    _, told = search._perturbed(strategy, jnp.int32(generation), search.drawn(generation))
+    population = search._persistent(told, jnp.int32(generation), search.began(generation))
+    fitness = np.random.default_rng(0).normal(size=4)
+    expected = sum(
+        2 * fitness[p] * sum(own[g][p] / (0.1 * 0.5**g) ** 2 for g in range(born, 6)) / 8
+        for p, born in enumerate([4, 3, 2, 5])
+    )
+    f = jnp.asarray(fitness[:, None] * np.array([1.0, -1.0]), jnp.float32)
+    found = search.evolution.tell(
+        jax.random.key(0), population, f[..., None], told, search.weight(generation)[:, None] * f
+    )
+    moment = -np.asarray(jax.tree.leaves(found.opt_state[0].mu)[0]) / 0.1
+    np.testing.assert_allclose(moment, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("estimator", ["pes", "es_single"])
+def test_other_estimators_resume_with_the_same_bytes(whole, tmp_path, estimator):
+    recipe = discover.recipes.replace(ROLLING, search=discover.recipes.replace(EVOLUTION, estimator=estimator))
+    uncut = discover.meta_train(recipe, tmp_path / "uncut", quiet=True)
+    discover.meta_train(discover.recipes.replace(recipe, generations=3), tmp_path / "parts", quiet=True)
+    parts = discover.meta_train(recipe, tmp_path / "parts", quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, parts.objective, uncut.objective)
+    leaves = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(each.objective)]) for each in (uncut, whole)]
+    assert (leaves[0] != leaves[1]).any()
+
+
+def test_an_unknown_estimator_is_refused():
+    with pytest.raises(ValueError, match=r"search\.estimator must be one of nres, pes, es_single, and is 'es'"):
+        rolling(estimator="es")

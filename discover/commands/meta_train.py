@@ -56,7 +56,7 @@ class Resume:
 CHOICES = {  # parts of the recipe that may be of several classes
     "objective": "the family: lpo, ta_lpo, soft_clip, ta_soft_clip, tuned_ppo, program, lpg, ta_lpg, ppo, dpo, mdpo, or "
     "your module:Name",
-    "search": "the outer loop: evolution, rolling, metagrad, programs, pbt, map_elites, or yours as module:Class",
+    "search": "the outer loop: evolution, rolling, metagrad, whole_life, programs, pbt, map_elites, or yours as module:Class",
 }
 COMMON = ("out", "config", "generations", "envs", "total_steps", "seed", "dry_run")  # shown first by --help
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from discover.agents.config import AgentConfig
-from discover.agents.setups import GRID, MINATAR, SHUFFLED_GRID, LossConfig
+from discover.agents.setups import CLASSIC, GRID, MINATAR, SHUFFLED_GRID, LossConfig
 from discover.names import unknown
 from discover.searches.curriculum import CurriculumConfig
 from discover.searches.evolution import EvolutionConfig
@@ -18,6 +18,7 @@ from discover.searches.program_family import ProgramConfig
 from discover.searches.programs import ProgramsConfig
 from discover.searches.recipe import Recipe
 from discover.searches.rolling_search import RollingConfig
+from discover.searches.whole_life import WholeLifeConfig
 
 
 def quickstart() -> Recipe:
@@ -122,6 +123,25 @@ def soft_clip_small() -> Recipe:
 def ta_soft_clip_small() -> Recipe:
     """`soft_clip_small` whose numbers also depend on n/N and log10 N."""
     return replace(soft_clip_small(), name="ta_soft_clip_small", objective=SoftClipConfig(time_aware=True))
+
+
+def whole_life_small() -> Recipe:
+    """A clip of twelve numbers and four weights around it, all functions of n/N and log10 N, by the gradient of the return at the
+    end of lives of 64 updates, for two cores."""
+    return Recipe(
+        name="whole_life_small",
+        objective=SoftClipConfig(time_aware=True, schedules=True),
+        envs=("CartPole-v1", "Acrobot-v1"),
+        total_steps=2**15,
+        generations=40,
+        evaluate_every=10,
+        evaluation_seeds=8,
+        checkpoint_every=2,
+        exported="last",
+        agent=replace(CLASSIC.agent, learning_rate=1e-3),
+        loss=CLASSIC.loss,
+        search=WholeLifeConfig(lives=8, points=4),
+    )
 
 
 def lpo_brax() -> Recipe:
@@ -377,7 +397,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(quickstart, lpo_minatar, lpo_brax, ta_lpo, lpo_small, ta_lpo_small),
-        *(soft_clip_small, ta_soft_clip_small, program_small, pbt_small, map_elites_small),
+        *(soft_clip_small, ta_soft_clip_small, program_small, pbt_small, map_elites_small, whole_life_small),
         *(lpg, groove, ta_lpg, lpg_es),
         *(lpg_small, groove_small, ta_lpg_small, lpg_es_small),
         *(lpg_networks_small, ta_lpg_networks_small),

@@ -17,6 +17,7 @@ SEARCHES = Registry(
         "evolution": "discover.searches.evolution:EvolutionConfig",
         "rolling": "discover.searches.rolling_search:RollingConfig",
         "metagrad": "discover.searches.metagrad:MetaGradConfig",
+        "whole_life": "discover.searches.whole_life:WholeLifeConfig",
         "programs": "discover.searches.programs:ProgramsConfig",
         "pbt": "discover.searches.pbt:PBTConfig",
         "map_elites": "discover.searches.map_elites:MapElitesConfig",

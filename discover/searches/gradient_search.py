@@ -18,7 +18,7 @@ from discover.devices.parallel import to_default_device
 from discover.formats import number
 from discover.searches import curriculum as cu
 from discover.searches.members import Members
-from discover.searches.metagrad import Member, MetaGradConfig
+from discover.searches.metagrad import Member, MetaGradConfig, require_feedforward
 from discover.searches.problem import Problem
 from discover.searches.search import Search
 
@@ -43,12 +43,7 @@ class GradientSearch(Search):
 
     def __init__(self, config: MetaGradConfig, problem: Problem):
         super().__init__(config, problem)
-        network = problem.recipe.agent.network
-        if problem.recipe.agent.recurrent:
-            raise ValueError(
-                f"a meta-gradient goes through single steps of the networks, and agent.network {network!r} learns from "
-                "sequences: search by evolution, or choose a network that is not recurrent."
-            )
+        require_feedforward(problem.recipe.agent)
         self.worlds = [Members(config, problem, e) for e in range(len(problem.settings))]
 
     @cached_property

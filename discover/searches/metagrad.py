@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -24,10 +23,12 @@ from flax import struct
 
 from discover.agents import rollout as ro
 from discover.agents.agent import Agent, AgentState, diverged
+from discover.agents.config import AgentConfig
 from discover.devices.plan import Plan
-from discover.plugins import Registry, blame
+from discover.plugins import blame
 from discover.searches.config import SearchConfig
 from discover.searches.curriculum import AssignedTask
+from discover.searches.estimators import ESTIMATORS, EVERY_UPDATE, OWN_CRITIC
 from discover.searches.outer_critic import Table, fit_table
 from envs import plugs, spaces
 from learned_objectives import Objective, Rollout
@@ -44,7 +45,7 @@ class MetaGradConfig(SearchConfig):
     """Meta-gradients over members whose lives roll on. The defaults are GROOVE's (Jackson et al. 2023, tables 2 and 3)."""
 
     chunk: int | Literal["auto"] = "auto"  # members that a device takes through a window at once; auto: what suits it
-    estimator: str = "debiased"  # of the meta-gradient: debiased, standard, bootstrapped, or yours
+    estimator: str = "debiased"  # of the meta-gradient: debiased, standard, bootstrapped, mixed, or yours
     members: int = 512  # agents in mid-life, side by side, in each environment
     window: int = 5  # K, updates that one meta-gradient goes through
     learning_rate: float = 1e-4  # of Adam on the objective's leaves
@@ -58,6 +59,7 @@ class MetaGradConfig(SearchConfig):
     policy_target_coef: float = 0.005  # b2, keeps its targets small
     prediction_target_coef: float = 0.001  # b3
     bootstrap_updates: int = 4  # L, how far ahead of the agent the target of "bootstrapped" is
+    mixing: float = 1.0  # of "mixed": the loss after k of the K updates has a weight in proportion to mixing ** (K - k)
 
     unit: ClassVar[str] = "members"
     whole_chunks: ClassVar[bool] = True
@@ -75,7 +77,7 @@ class MetaGradConfig(SearchConfig):
         for name in ("learning_rate", "critic_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"search.{name} must be positive and finite, and is {getattr(self, name)}.")
-        for name in ("gamma", "gae_lambda"):
+        for name in ("gamma", "gae_lambda", "mixing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"search.{name} must be in [0, 1], and is {getattr(self, name)}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -99,6 +101,15 @@ class MetaGradConfig(SearchConfig):
 
     def evaluation_chunk(self, plan: Plan) -> int | None:
         return plan.chunk
+
+
+def require_feedforward(agent: AgentConfig) -> None:
+    """ValueError where agents have a recurrent network."""
+    if agent.recurrent:
+        raise ValueError(
+            f"a meta-gradient goes through single steps of the networks, and agent.network {agent.network!r} learns from "
+            "sequences: search by evolution, or choose a network that is not recurrent."
+        )
 
 
 class Tally(struct.PyTreeNode):
@@ -135,6 +146,7 @@ class Window(NamedTuple):
     metrics: dict[str, jax.Array]  # of the K updates
     outer: Rollout  # a rollout of `after`; its critic is the outer one, or the agent's own under "standard"
     advantage: jax.Array  # f32[T, B], of the outer return, normalised
+    states: AgentState | None = None  # after each of the K updates, leaves [K, ...]; of `EVERY_UPDATE` alone
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,9 @@ class MetaGrad:
     @property
     def rollouts(self) -> int:
         """Of a member in one window."""
-        ahead = self.config.bootstrap_updates if self.config.estimator == "bootstrapped" else 0
-        return self.config.window + 1 + ahead
+        c = self.config
+        more = {"bootstrapped": c.bootstrap_updates, "mixed": c.window - 1}
+        return c.window + 1 + more.get(c.estimator, 0)
 
     @cached_property
     def outer(self) -> Agent:
@@ -185,17 +198,18 @@ class MetaGrad:
         the way back, but for the states of a recurrent objective, so that memory holds K agents and one rollout.
         """
         task, before = member.drawn.task, member.state
+        estimator = ESTIMATORS[self.config.estimator]
+        keep = estimator in EVERY_UPDATE
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(STATES))
         def update(state: AgentState, _):
             state, _, metrics = self.agent.step(objective, task, state)
-            return state, jax.tree.map(jnp.mean, metrics)
+            return state, (jax.tree.map(jnp.mean, metrics), state if keep else None)
 
-        after, metrics = jax.lax.scan(update, before, None, length=self.config.window)
-        estimator = ESTIMATORS[self.config.estimator]
+        after, (metrics, states) = jax.lax.scan(update, before, None, length=self.config.window)
         env, outer = self._look(objective, jax.lax.stop_gradient(after), member, own_critic=estimator in OWN_CRITIC)
         advantage = generalised_advantage(outer, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda)
-        seen = Window(before, after, metrics, outer, jax.lax.stop_gradient(normalise(advantage)))
+        seen = Window(before, after, metrics, outer, jax.lax.stop_gradient(normalise(advantage)), states)
         with blame(estimator, f"the estimator {self.config.estimator}"):
             loss = estimator(self, objective, member, seen)
         loss = self._checked(estimator, loss)
@@ -294,60 +308,3 @@ def _count(tally: Tally, outer: Rollout, advantage: jax.Array, episodes: ro.Epis
         count=tally.count + 1.0,
         max_return=jnp.maximum(tally.max_return, episodes.best),
     )
-
-
-# An estimator: (search, objective, member, window) -> f32[], a loss whose gradient is the meta-gradient.
-Estimator = Callable[[MetaGrad, Objective, Member, Window], jax.Array]
-
-
-def debiased(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """The policy gradient of the updated agent. A separate critic of the outer return gives the advantages.
-
-    Reference: Bonnet et al. 2022, arXiv:2211.10550: the agent's critic, trained under another discount, would bias it.
-    """
-    return search.policy_loss(seen.after, seen.outer, seen.advantage)
-
-
-def standard(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """The same policy gradient, of a window whose advantages came from the agent's own critic: for objectives that have a
-    value. Reference: Xu et al. 2018, arXiv:1805.09801."""
-    return debiased(search, objective, member, seen)
-
-
-def bootstrapped(search: MetaGrad, objective: Objective, member: Member, seen: Window) -> jax.Array:
-    """KL(target || agent) over the states of the rollout. The target is the agent after L - 1 more updates and one step of the
-    policy gradient, with its own optimiser, clipping and annealed rate. No gradient enters the target.
-
-    Reference: Flennerhag et al. 2022, arXiv:2109.04504.
-    """
-    agent, task = search.agent, member.drawn.task
-    frozen, ahead = jax.lax.stop_gradient((objective, seen.after))
-
-    def update(state: AgentState, _):
-        return agent.step(frozen, task, state)[0], None
-
-    ahead, _ = jax.lax.scan(update, ahead, None, length=search.config.bootstrap_updates - 1)
-    _, outer = search._look(frozen, ahead, member)
-    advantage = normalise(generalised_advantage(outer, gamma=search.config.gamma, gae_lambda=search.config.gae_lambda))
-
-    def loss(actor):
-        params = ahead.params | {"actor": actor}
-        return search.policy_loss(ahead.replace(params=params), outer, advantage)
-
-    actor = ahead.params["actor"]
-    grads = jax.tree.map(jnp.zeros_like, ahead.params) | {"actor": jax.grad(loss)(actor)}
-    direction = agent.learner.direction(grads, ahead.opt_state, ahead.params)
-    rate = agent.rate(task, agent.progress(task, ahead))
-    target = jax.tree.map(lambda p, d: p - rate * d, ahead.params, direction)
-    obs = ro.normalised_obs(seen.after.env, seen.outer.obs)
-    target = jax.lax.stop_gradient(agent.networks.actor(target, obs))
-    return target.kl(agent.networks.actor(seen.after.params, obs)).mean()
-
-
-OWN_CRITIC = (standard,)  # are shown advantages by the agent's own critic, and not by the outer one
-ESTIMATORS = Registry(
-    "estimators",
-    "estimator",
-    {e.__name__: e for e in (debiased, standard, bootstrapped)},
-    "a function of (search, objective, member, seen)",
-)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ PyTree = Any
 class RollingConfig(EvolutionConfig):
     """Evolution over lives that roll on: each generation is a window of every candidate's life."""
 
+    estimator: Literal["nres", "pes", "es_single"] = "nres"  # of the gradient, from windows: see `RollingSearch`
     window: int = 8  # updates of a life per generation
     late_window_weight: float = (
         0.0  # a window that ends when n/N of the life is over counts (n/N) ** late_window_weight
@@ -40,6 +41,8 @@ class RollingConfig(EvolutionConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.estimator not in (known := get_args(get_type_hints(RollingConfig)["estimator"])):
+            raise ValueError(f"search.estimator must be one of {', '.join(known)}, and is {self.estimator!r}.")
         if self.window < 1:
             raise ValueError(f"window must be at least 1 update, and is {self.window}.")
         if not 0 <= self.late_window_weight < math.inf:
@@ -70,7 +73,13 @@ class RollingSearch(EvolutionSearch):
 
     A generation costs `evolution.window` updates of each agent, however long a life is, while what a perturbation does late in
     life still counts. Pairs begin their lives at different times, evenly spread, so that every generation sees every age.
-    Reference: Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180; here the mean moves during a life.
+    The mean moves during a life. `estimator` chooses among
+
+        nres        as above (Noise-Reuse Evolution Strategies, Li et al. 2023, arXiv:2304.12180)
+        pes         a new e_p ~ N(0, sigma^2) in every window perturbs a pair, and z_p is the sum of those since its lives began
+                    (Persistent Evolution Strategies, Vicol et al. 2021, arXiv:2112.13835). Where sigma decays, each e_p is
+                    weighted by (sigma_p / its own sigma)^2
+        es_single   as nres, and all pairs begin their lives together (ES-Single, Vicol 2023, ICML)
     """
 
     def __init__(self, config: RollingConfig, problem: Problem):
@@ -88,8 +97,13 @@ class RollingSearch(EvolutionSearch):
     def began(self, generation: int) -> np.ndarray:
         """i32[P // 2]: the generation, from 0, in which the current lives of each pair began."""
         pairs = self.config.items
-        offset = np.arange(pairs) * self.windows // pairs
+        offset = np.arange(pairs) * self.windows // pairs * (self.config.estimator != "es_single")
         return np.maximum(generation - (generation + offset) % self.windows, 0).astype(np.int32)
+
+    def drawn(self, generation: int) -> np.ndarray:
+        """i32[P // 2]: the generation, from 0, in which the perturbation of each pair was drawn."""
+        began = self.began(generation)
+        return np.full_like(began, generation) if self.config.estimator == "pes" else began
 
     def taken(self, generation: int) -> int:
         """Updates of all agents in a generation, from 0: the last window of a life may be a short one."""
@@ -186,23 +200,50 @@ class RollingSearch(EvolutionSearch):
 
         return jax.jit(renewed)
 
+    def _perturbation(self, strategy: PyTree, p: jax.Array, drawn: jax.Array) -> jax.Array:
+        """f32[D]: that of pair p, drawn in a generation at its sigma."""
+        key = jax.random.fold_in(jax.random.fold_in(self.problem.key("ask", 0), drawn), p)
+        return self.evolution.sigma(strategy, drawn) * jax.random.normal(key, strategy.mean.shape)
+
     @cached_property
     def _perturbed(self):
-        """(strategy's state, generation, when each pair's lives began) -> candidates [P // 2, 2, ...], the state to tell."""
+        """(strategy's state, generation, when each pair's perturbation was drawn) -> candidates [P // 2, 2, ...], the state to
+        tell."""
         _, unravel = ravel_pytree(self.problem.template)
-        root = self.problem.key("ask", 0)
 
-        def perturbed(strategy, generation, began):
+        def perturbed(strategy, generation, drawn):
             strategy = strategy.replace(std=self.evolution.sigma(strategy, generation))
 
-            def of_pair(p, born):
-                key = jax.random.fold_in(jax.random.fold_in(root, born), p)
-                z = self.evolution.sigma(strategy, born) * jax.random.normal(key, strategy.mean.shape)
+            def of_pair(p, drawn):
+                z = self._perturbation(strategy, p, drawn)
                 return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
 
-            return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began), strategy
+            return jax.vmap(of_pair)(jnp.arange(drawn.shape[0]), drawn), strategy
 
         return jax.jit(perturbed)
+
+    @cached_property
+    def _persistent(self):
+        """(strategy's state, generation, when each pair's lives began) -> mean + z and mean - z, [P // 2, 2, ...], where
+
+            z_p = sum_g (sigma_p / sigma_g)^2 e_g
+
+        over the perturbations e_g of the generations that the lives of pair p have seen."""
+        _, unravel = ravel_pytree(self.problem.template)
+
+        def persistent(strategy, generation, began):
+            def of_pair(p, born):
+                def add(i, z):
+                    drawn = jnp.maximum(generation - i, born)
+                    share = (self.evolution.sigma(strategy, born) / self.evolution.sigma(strategy, drawn)) ** 2
+                    return z + jnp.where(generation - i >= born, share * self._perturbation(strategy, p, drawn), 0.0)
+
+                z = jax.lax.fori_loop(0, self.windows, add, jnp.zeros_like(strategy.mean))
+                return jax.vmap(unravel)(jnp.stack([strategy.mean + z, strategy.mean - z]))
+
+            return jax.vmap(of_pair)(jnp.arange(began.shape[0]), began)
+
+        return jax.jit(persistent)
 
     def loop_seconds(self, state: RollingState) -> float:
         return Search.loop_seconds(self, state)  # a window is short
@@ -210,7 +251,7 @@ class RollingSearch(EvolutionSearch):
     def programs(self, state: RollingState) -> dict[str, tuple[Any, tuple]]:
         began = self.began(0)
         strategy = like(state, to_default_device)(state.strategy)
-        population, _ = like(state, self._perturbed)(strategy, jnp.int32(0), began)
+        population, _ = like(state, self._perturbed)(strategy, jnp.int32(0), self.drawn(0))
         return {
             name: (window, (None, (population, state.lives[e], self._life_keys(e, began))))
             for e, (name, window) in enumerate(zip(self.problem.recipe.envs, self._windows, strict=True))
@@ -219,19 +260,22 @@ class RollingSearch(EvolutionSearch):
     def step(self, state: RollingState, generation: int) -> tuple[RollingState, dict[str, Any]]:
         began = self.began(generation)
         anew = (began == generation) & (generation > 0)  # the first are newborn
-        population, strategy = self._perturbed(to_default_device(state.strategy), jnp.int32(generation), began)
+        before, now = to_default_device(state.strategy), jnp.int32(generation)
+        population, strategy = self._perturbed(before, now, self.drawn(generation))
         population = to_default_device(population)
         fitness, lives = [], []
         for e, window in enumerate(self._windows):
-            keys, before = self._life_keys(e, began), state.lives[e]
+            keys, living = self._life_keys(e, began), state.lives[e]
             if anew.any():
-                before = self._renewed(before, self._births[e](None, keys), anew)
+                living = self._renewed(living, self._births[e](None, keys), anew)
             with self.problem.on_devices():
-                found, after = window(None, (population, before, keys))
+                found, after = window(None, (population, living, keys))
             fitness.append(found)
             lives.append(after)
         with self.problem.on_devices():
             fitness = to_default_device(jnp.stack([to_default_device(each) for each in fitness], axis=-1))
+        if self.config.estimator == "pes":
+            population = to_default_device(self._persistent(strategy, now, began))
         weight = self.weight(generation)[:, None]
         strategy = self._tell(self.problem.key("tell", generation), population, fitness, strategy, weight)
         self.problem.updates += self.taken(generation)
