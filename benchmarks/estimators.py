@@ -64,7 +64,7 @@ def schedule(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
     hats = jnp.maximum(1.0 - jnp.abs(3.0 * time[:, None] - jnp.arange(4)), 0.0)
     rates = 0.05 * jnp.exp((numbers[:, :4] * hats).sum(-1))
     momenta = jax.nn.sigmoid(-0.5 + numbers[:, 4] + numbers[:, 5] * time)
-    return tuple(jnp.repeat(x[:, None], 3, axis=1) for x in (rates, momenta))
+    return jnp.repeat(rates[:, None], 3, axis=1), jnp.repeat(momenta[:, None], 3, axis=1)
 
 
 def constants(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
