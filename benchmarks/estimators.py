@@ -1,10 +1,11 @@
 """Bias and variance of estimators of the outer gradient, against the exact one: `python -m benchmarks.estimators`; five minutes.
 
-Evolution over windows. An inner problem is T steps of gradient descent with momentum on a quadratic. Six numbers are its rates
-and momenta, either constant in time or a schedule. F is minus the sum over T / K windows of the mean loss in each. Its exact
-gradient comes from automatic differentiation in float64. Perturbations, weights and the sum of each estimator of `rolling` are
-those of the search itself, whose mean stands still. An estimate is that of T / K generations, in which every pair lives for one
-life.
+Evolution over windows. An inner problem is T steps of gradient descent with momentum on a quadratic; six numbers are its rates
+and momenta, either constant in time or a schedule, and F is minus the sum over T / K windows of the mean loss in each. Its exact
+gradient comes from automatic differentiation in float64. Perturbations, weights and sums are those of the search `rolling`
+itself, whose mean stands still. An estimate is the sum over T / K generations, in which each of eight pairs lives for one life.
+Where pairs begin at different times, neighbouring estimates share perturbations, so that variances are those of means over
+batches of eight estimates, times eight.
 
 Meta-gradients. A bandit with three arms; agents make three updates on eight actions each with an objective of three numbers. The
 exact gradient of the expected reward after the third update is that of the sum over all outcomes of all updates, in float64.
@@ -51,7 +52,7 @@ from discover.searches.whole_life import WholeLife, WholeLifeConfig
 from envs.probes import Probe
 
 SEED, SAMPLES = 20_261_128, 2000
-STEPS, WINDOW = 32, 4
+STEPS, WINDOW, BATCH = 32, 4, 8
 SIGMAS = (0.03, 0.3)
 CURVATURES = np.array([1.0, 4.0, 10.0])
 
@@ -63,7 +64,7 @@ def schedule(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
     hats = jnp.maximum(1.0 - jnp.abs(3.0 * time[:, None] - jnp.arange(4)), 0.0)
     rates = 0.05 * jnp.exp((numbers[:, :4] * hats).sum(-1))
     momenta = jax.nn.sigmoid(-0.5 + numbers[:, 4] + numbers[:, 5] * time)
-    return tuple(jnp.repeat(x[:, None], 3, axis=1) for x in (rates, momenta))
+    return jnp.repeat(rates[:, None], 3, axis=1), jnp.repeat(momenta[:, None], 3, axis=1)
 
 
 def constants(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -241,8 +242,9 @@ def meta_gradients(settings: dict[str, Any] | None, estimates: int) -> np.ndarra
     return np.asarray(jax.jit(jax.vmap(whole if settings is None else windowed_life))(keys), np.float64)
 
 
-def compared(found: np.ndarray, exact: np.ndarray, fitted: bool) -> dict[str, Any]:
-    """Bias, variance and cosine of estimates [n, D]."""
+def compared(found: np.ndarray, exact: np.ndarray, *, fitted: bool, batch: int) -> dict[str, Any]:
+    """Bias, variance and cosine of estimates [n, D], of which batches are independent."""
+    found = found.reshape(len(found) // batch, batch, -1).mean(1)
 
     def bias(mean):
         scale = mean @ exact / (mean @ mean) if fitted else 1.0
@@ -253,24 +255,26 @@ def compared(found: np.ndarray, exact: np.ndarray, fitted: bool) -> dict[str, An
     mean = found.mean(0)
     return {
         "bias": Interval(bias(mean), *map(float, np.percentile(again, (2.5, 97.5)))),
-        "variance": float(found.var(0).sum() / (mean @ mean)),
+        "variance": float(batch * found.var(0).sum() / (mean @ mean)),
         "cosine": float(mean @ exact / np.linalg.norm(mean) / np.linalg.norm(exact)),
         "noise of the mean": float(np.sqrt(found.var(0).sum() / n) / np.linalg.norm(mean)),
-        "estimates": n,
+        "estimates": n * batch,
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lives", type=int, default=200, help="estimates of each kind of evolution")
+    parser.add_argument("--lives", type=int, default=400, help="estimates of each kind of evolution")
     parser.add_argument("--agents", type=int, default=20_000, help="estimates of each meta-gradient")
     args = parser.parse_args()
-    if args.lives < 10 or args.agents < 10:
-        parser.error("a variance needs at least 10 estimates.")
+    if args.lives < 10 * BATCH or args.lives % BATCH or args.agents < 10:
+        parser.error(
+            f"a variance needs at least 10 estimates, and lives are a multiple of {BATCH}, of which it needs 10."
+        )
     report: dict[str, Any] = provenance() | {"seed": SEED, "evolution": {}, "meta-gradients": {}}
     for problem, sigma, estimator in itertools.product(INNER, SIGMAS, ("nres", "pes", "es_single")):
         exact = exact_descent(problem)
-        row = compared(evolved(problem, estimator, sigma, args.lives), exact, fitted=False)
+        row = compared(evolved(problem, estimator, sigma, args.lives), exact, fitted=False, batch=BATCH)
         report["evolution"][f"{problem}, {estimator}, sigma {sigma:g}"] = row | {"exact": exact.tolist()}
         _show(f"{problem}, {estimator}, sigma {sigma:g}", row)
     gradients = exact_bandit()
@@ -278,7 +282,7 @@ def main() -> int:
     for name, settings in META.items():
         found = meta_gradients(settings, args.agents)
         report["meta-gradients"][name] = {
-            f"against {which}": compared(found, each, fitted=True) for which, each in gradients.items()
+            f"against {which}": compared(found, each, fitted=True, batch=1) for which, each in gradients.items()
         }
         for which in gradients:
             _show(f"{name} against {which}", report["meta-gradients"][name][f"against {which}"])
