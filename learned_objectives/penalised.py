@@ -83,8 +83,8 @@ class AveragedKLMirror(Mirror):
     KL is exact, over all actions of a Discrete space. The average is one of parameters, that of a target network
     (`target_share`), and not one of policies or of their logits: a share of 0.9 weighs the last ten updates. The KL
     regularisation of Vieillard et al. averages action values over all iterations, and does so through the last policy alone; they
-    motivate the average, and this penalty is not theirs. At a time limit the value of the successor, which an agent with heads does not have,
-    is replaced by that of the state itself. The gradients of actor and critic are clipped as one.
+    motivate the average, and this penalty is not theirs. At a time limit the successor's value is not known
+    to an agent with heads, and that of the state itself replaces it. The gradients of actor and critic are clipped as one.
 
     Reference: Vieillard et al. 2020 ("Leverage the Average"), arXiv:2003.14089.
     """
