@@ -185,7 +185,7 @@ def of_navix(task):
 
 
 def cells(o, sizes):
-    planes = [np.eye(size, dtype=np.float32)[np.asarray(o)[..., k]] for k, size in enumerate(sizes)]
+    planes = [np.asarray(o)[..., k, None] == np.arange(size) for k, size in enumerate(sizes)]
     return np.concatenate(planes, axis=-1).ravel()
 
 

@@ -88,6 +88,9 @@ class Adapter(Environment):
 
 def one_hot(values: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     """f32[n]: integers [..., K], number k of each in [0, sizes[k]), as zeros and ones one after another."""
+    values = jax.lax.optimization_barrier(
+        values
+    )  # XLA fuses what they come from, and then computes it for every zero and one
     planes = [jax.nn.one_hot(values[..., k], size, dtype=jnp.float32) for k, size in enumerate(sizes)]
     return jnp.concatenate(planes, axis=-1).reshape(-1)
 

@@ -15,6 +15,10 @@ from envs.suites.adapter import NEVER, Adapter
 
 UNLIMITED = 100_000  # steps: the time limit of tasks that have none, and end in fewer
 CLASSES = 32  # integers with at most so many values are one-hot
+EXPENSIVE = (  # resets that generate mazes, graphs or boxes, or shuffle step by step
+    *("BinPack", "Cleaner", "FlatPack", "MMST", "Maze"),
+    *("RubiksCube", "RubiksCube-partly-scrambled", "SlidingTilePuzzle"),
+)
 EXPONENTS = {"Game2048": {"board": (0, 17)}}  # bounds that a spec leaves out: 2^17 is the largest tile on 4 x 4 cells
 
 
@@ -28,11 +32,12 @@ class Jumanji(Adapter):
     """
 
     def __init__(self, task: str, **options: Any):
-        self.env = jumanji.make(_registered(task), **options)
+        self.env = jumanji.make(registered(task), **options)
         limit = getattr(self.env, "time_limit", None)
         if limit is not None:
             self.env.time_limit = int(NEVER)
         super().__init__(f"jumanji/{task}", limit or UNLIMITED, **options)
+        self.expensive_reset = task in EXPENSIVE
         self._bounds = EXPONENTS.get(task, {})
         self._limited = limit is not None
         spec = self.env.observation_spec
@@ -94,7 +99,7 @@ def build(task: str, **options: Any) -> Jumanji:
     return Jumanji(task, **options)
 
 
-def _registered(task: str) -> str:
+def registered(task: str) -> str:
     """The name of the latest version in the suite: "Snake-v1"."""
     return max(name for name in jumanji.registered_environments() if name.rpartition("-v")[0] == task)
 

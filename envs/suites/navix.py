@@ -16,6 +16,7 @@ class Navix(Adapter):
     """A NAVIX task with the suite's reward.
 
     Observations: float32[21 H W], zeros and ones: of each cell of the grid its entity (11), its colour (6) and its state (4).
+    A number outside of these is zeros: NAVIX 0.7.4 gives the locked door of KeyCorridor the state 254.
     """
 
     binary_obs = True
