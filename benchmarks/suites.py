@@ -4,14 +4,15 @@ Needs the suites: `pip install '.[craftax,jumanji,xminigrid,navix]'`, and `stoa-
 
 Speed: valid actions at random in 64 environments, rollouts of 128 steps. `step` is the transition alone: ours, the suite's,
 and the suite's through stoa-env. `reset` has the automatic reset too: ours as in a rollout of `discover`, and the suite's own.
-The sides take turns in one process, and CPU seconds are counted, which other programs on the machine change least. Every side returns what an agent reads: observations,
-rewards and ends.
+The sides take turns in one process, and CPU seconds are counted, which other programs on the machine change least. Every side
+returns what an agent reads: observations, rewards and ends.
 
 Learning: PPO with 5 seeds on one task of each suite, beside a policy that takes valid actions at random.
 
 Writes benchmarks/results/suites.json after each task.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

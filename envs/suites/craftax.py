@@ -1,5 +1,6 @@
 """The suite Craftax (Matthews et al. 2024, arXiv:2402.16801): survival in worlds that are drawn anew for each episode."""
 
+# pyright: reportMissingImports=false
 from typing import Any
 
 import jax

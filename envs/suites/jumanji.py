@@ -1,5 +1,6 @@
 """The suite Jumanji (Bonnet et al. 2024, arXiv:2306.09884): puzzles, packing and routing, most of them with action masks."""
 
+# pyright: reportMissingImports=false
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,5 +1,6 @@
 """The suite NAVIX (Pignatelli et al. 2024, arXiv:2407.19396): MiniGrid in JAX, with the whole grid in view."""
 
+# pyright: reportMissingImports=false
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,6 @@
 """The suite XLand-MiniGrid (Nikulin et al. 2024, arXiv:2312.12044): its tasks of MiniGrid, seen from the agent's cell."""
 
+# pyright: reportMissingImports=false
 from typing import Any
 
 import jax.numpy as jnp
