@@ -38,8 +38,8 @@ from discover.runs.store import write_text
 from envs.uniform import strong
 
 SPEED = (
-    *("craftax/Classic-Symbolic", "jumanji/Snake", "jumanji/Game2048"),
-    *("xminigrid/DoorKey-5x5", "navix/DoorKey-5x5"),
+    *("xminigrid/DoorKey-5x5", "navix/DoorKey-5x5", "jumanji/Snake", "jumanji/Game2048"),
+    "craftax/Classic-Symbolic",  # compiles for minutes
 )
 LEARN = ("xminigrid/DoorKey-5x5", "navix/DoorKey-5x5", "jumanji/Snake", "craftax/Classic-Symbolic")
 TOTAL_STEPS = 2**18  # environment steps of each seed
@@ -303,10 +303,11 @@ def main() -> int:
         "speed": {},
         "learning": {},
     }
-    jobs = [
+    jobs = [("speed", name, lambda name=name: speed(name)) for name in args.speed]
+    jobs += [
         ("learning", name, lambda name=name: learn(name, TOTAL_STEPS // args.divide, args.seeds)) for name in args.learn
     ]
-    for part, name, job in [*jobs, *[("speed", name, lambda name=name: speed(name)) for name in args.speed]]:
+    for part, name, job in jobs:
         report[part][name] = job()
         print(part, name, json.dumps(report[part][name]), flush=True)
         if args.divide == 1:
