@@ -1,4 +1,4 @@
-"""Environments: gymnax, Brax, grid worlds and probes behind one interface.
+"""Environments: gymnax, Brax and other suites, grid worlds and probes behind one interface.
 
 >>> import envs
 >>> env, params = envs.make("Breakout-MinAtar")
@@ -178,7 +178,8 @@ def make(name: Any, **kwargs: Any) -> tuple[Any, Any]:
 
     Options go to the environment. Grid worlds ("gridworld/all") take `actions` and `observation`, see `envs.gridworld`; their
     parameters are one level, and `envs.levels` samples others. Brax takes `backend` ("spring"; also spelled
-    "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.suites.brax`).
+    "brax/ant@spring"), `episode_length` (1000) and `pool_size` (64, see `envs.suites.brax`). Other suites ("jumanji/Snake") take
+    the options of their own constructors.
 
     Raises ValueError, in a sentence, where the name or the backend is unknown or left out, and where what a path names cannot be
     imported, is not an environment, or does not keep the contract.

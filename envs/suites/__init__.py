@@ -109,6 +109,14 @@ def left_out() -> dict[str, str]:
     return {name: why for suite in _suites.values() for name, why in suite.left_out.items()}
 
 
+XLAND = {
+    1: (9, 11, 13, 15, 17),
+    2: (9, 11, 13, 15, 17),
+    4: (9, 11, 13, 15, 17),
+    6: (13, 17, 19),
+    9: (16, 19, 25),
+}  # sizes by rooms
+
 register(
     Suite(
         prefix="brax/",
@@ -135,5 +143,89 @@ register(
             ),
             "brax/fast": "it is a stand-in for brax's own tests, without physics",
         },
+    )
+)
+
+register(
+    Suite(
+        prefix="craftax/",
+        module="envs.suites.craftax",
+        tasks=("Classic-Symbolic", "Symbolic"),
+        install="discover-rl[craftax]",
+        left_out={
+            f"craftax/{name}": "the adapter has symbolic observations only" for name in ("Classic-Pixels", "Pixels")
+        },
+    )
+)
+
+register(
+    Suite(
+        prefix="jumanji/",
+        module="envs.suites.jumanji",
+        tasks=(
+            *("Game2048", "GraphColoring", "Minesweeper", "RubiksCube", "RubiksCube-partly-scrambled"),
+            *(
+                "SlidingTilePuzzle",
+                "Sudoku",
+                "Sudoku-very-easy",
+                "BinPack",
+                "FlatPack",
+                "JobShop",
+                "Knapsack",
+                "Tetris",
+            ),
+            *("Cleaner", "CVRP", "Maze", "MMST", "Snake", "TSP"),
+        ),
+        install="discover-rl[jumanji]",
+        left_out={
+            "jumanji/Sokoban": "it downloads its levels when it is built",
+            "jumanji/PacMan": "its observation has integers without bounds",
+            "jumanji/RobotWarehouse": "its observation has integers without bounds",
+            "jumanji/Connector": "it rewards each of its agents apart",
+            "jumanji/LevelBasedForaging": "it rewards each of its agents apart",
+            "jumanji/SearchAndRescue": "it rewards each of its agents apart",
+            "jumanji/MultiCVRP": "its actions are bounded integers that are not a choice among options",
+        },
+    )
+)
+
+register(
+    Suite(
+        prefix="xminigrid/",
+        module="envs.suites.xminigrid",
+        tasks=(
+            *(f"Empty{start}-{size}x{size}" for start in ("", "Random") for size in (5, 6, 8, 16)),
+            *(f"DoorKey-{size}x{size}" for size in (5, 6, 8, 16)),
+            *(f"MemoryS{size}" for size in (8, 16, 32, 64, 128)),
+            *("FourRooms", "LockedRoom", "Playground", "Unlock", "UnlockPickUp", "BlockedUnlockPickUp"),
+        ),
+        install="discover-rl[xminigrid]",
+        left_out={
+            f"xminigrid/XLand-R{rules}-{size}x{size}": "it has no goal without rulesets, which xminigrid downloads"
+            for rules, sizes in XLAND.items()
+            for size in sizes
+        },
+    )
+)
+
+register(
+    Suite(
+        prefix="navix/",
+        module="envs.suites.navix",
+        tasks=(
+            *(
+                f"{room}{start}-{n}x{n}"
+                for room in ("Empty", "DoorKey")
+                for start in ("", "-Random")
+                for n in (5, 6, 8, 16)
+            ),
+            *(f"KeyCorridorS{size}" for size in ("3R1", "3R2", "3R3", "4R3", "5R3", "6R3")),
+            *(f"LavaGapS{size}" for size in (5, 6, 7)),
+            *(f"SimpleCrossingS{size}" for size in ("9N1", "9N2", "9N3", "11N5")),
+            *(f"Dynamic-Obstacles-{size}" for size in ("5x5", "5x5-Random", "6x6", "6x6-Random", "8x8", "16x16")),
+            *(f"GoToDoor-{size}x{size}" for size in (5, 6, 8)),
+            *("FourRooms", "DistShift1", "DistShift2"),
+        ),
+        install="discover-rl[navix]",
     )
 )
