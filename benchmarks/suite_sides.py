@@ -46,7 +46,9 @@ def jumanji(task: str, *, auto_reset: bool, stoa: bool = False) -> Side:
     from jumanji import make
     from jumanji.wrappers import VmapAutoResetWrapper
 
-    env = make(envs.suites.jumanji.registered(task))
+    from envs.suites.jumanji import registered
+
+    env = make(registered(task))
     if stoa:
         from stoa.env_adapters.jumanji import JumanjiToStoa
 
