@@ -41,24 +41,16 @@ ENVIRONMENTS = (
     *(f"brax/{name}" for name in ("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "pusher", "reacher")),
     *(f"brax/{name}" for name in ("inverted_pendulum", "inverted_double_pendulum", "walker2d")),
     *("craftax/Classic-Symbolic", "craftax/Symbolic"),
-    *(
-        f"jumanji/{name}"
-        for name in ("Game2048", "GraphColoring", "Minesweeper", "SlidingTilePuzzle", "Tetris", "Knapsack")
-    ),
-    *(
-        f"jumanji/{name}"
-        for name in ("RubiksCube", "RubiksCube-partly-scrambled", "Sudoku", "Sudoku-very-easy", "Snake")
-    ),
-    *(f"jumanji/{name}" for name in ("BinPack", "FlatPack", "JobShop", "Cleaner", "CVRP", "Maze", "MMST", "TSP")),
+    *(f"jumanji/{name}" for name in ("Game2048", "GraphColoring", "Minesweeper", "RubiksCube", "Sudoku", "Tetris")),
+    *(f"jumanji/{name}" for name in ("RubiksCube-partly-scrambled", "SlidingTilePuzzle", "Sudoku-very-easy")),
+    *(f"jumanji/{name}" for name in ("BinPack", "FlatPack", "JobShop", "Knapsack", "Cleaner", "CVRP", "Maze")),
+    *(f"jumanji/{name}" for name in ("MMST", "Snake", "TSP")),
     *(f"xminigrid/{name}-{n}x{n}" for name in ("Empty", "EmptyRandom", "DoorKey") for n in (5, 6, 8, 16)),
     *(f"xminigrid/MemoryS{size}" for size in (8, 16, 32, 64, 128)),
-    *(f"xminigrid/{name}" for name in ("FourRooms", "LockedRoom", "Playground")),
-    *(f"xminigrid/{name}" for name in ("Unlock", "UnlockPickUp", "BlockedUnlockPickUp")),
-    *(
-        f"navix/{name}-{n}x{n}"
-        for name in ("Empty", "Empty-Random", "DoorKey", "DoorKey-Random")
-        for n in (5, 6, 8, 16)
-    ),
+    *(f"xminigrid/{name}UnlockPickUp" for name in ("", "Blocked")),
+    *(f"xminigrid/{name}" for name in ("FourRooms", "LockedRoom", "Playground", "Unlock")),
+    *(f"navix/{name}-{n}x{n}" for name in ("Empty", "Empty-Random") for n in (5, 6, 8, 16)),
+    *(f"navix/{name}-{n}x{n}" for name in ("DoorKey", "DoorKey-Random") for n in (5, 6, 8, 16)),
     *(f"navix/KeyCorridorS{size}" for size in ("3R1", "3R2", "3R3", "4R3", "5R3", "6R3")),
     *(f"navix/SimpleCrossingS{size}" for size in ("9N1", "9N2", "9N3", "11N5")),
     *(f"navix/Dynamic-Obstacles-{size}" for size in ("5x5", "5x5-Random", "6x6", "6x6-Random", "8x8", "16x16")),
@@ -66,15 +58,8 @@ ENVIRONMENTS = (
     *(f"navix/GoToDoor-{n}x{n}" for n in (5, 6, 8)),
 )
 LEFT_TO_THE_PARSER = (  # it says more of them
-    *(
-        "gridworld/",
-        "probe/",
-        "brax/swimmer",
-        "brax/fast",
-        "MNISTBandit-bsuite",
-        "craftax/Pixels",
-        "craftax/Classic-Pixels",
-    ),
+    *("gridworld/", "probe/", "brax/swimmer", "brax/fast", "MNISTBandit-bsuite"),
+    *("craftax/Pixels", "craftax/Classic-Pixels"),
     *(f"jumanji/{name}" for name in ("Sokoban", "PacMan", "RobotWarehouse", "MultiCVRP", "Connector")),
     *("jumanji/LevelBasedForaging", "jumanji/SearchAndRescue"),
     *(f"xminigrid/XLand-R{rules}-{n}x{n}" for rules in (1, 2, 4) for n in (9, 11, 13, 15, 17)),
