@@ -1,4 +1,4 @@
-"""How few operations write a searched drift: `python -m benchmarks.distillation`; half an hour on two idle cores.
+"""How few operations write a searched drift: `python -m benchmarks.distillation`.
 
 `discover.distil` writes each objective as formulas, once for each seed. The report has, for each objective, the front of all
 seeds; for each seed the least error of formulas of at most 8, 16 and 24 operations; and the errors of the formulas of PPO and

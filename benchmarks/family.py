@@ -137,13 +137,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         better = row[f"P(better than {BASELINE})"]
         lines.append(
-            f"{row['env']:<18} {row['member']:<15} {row['IQM']!s:<24} {'' if better is None else _shown(better)}"
+            f"{row['env']:<18} {row['member']:<15} {row['IQM']!s:<24} {'' if better is None else format(better, '.2f')}"
         )
     return "\n".join(lines)
-
-
-def _shown(found: statistics.Interval) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*found)
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ class Generation:
         """Of the programs that this generation trained, that have a score, and that passed: those of the highest score."""
         numbers = {entry.number for entry in self.trained if entry.by != REFERENCE}
         scored = [e for e in self.entries if e.number in numbers and e.is_scored and passed(e)]
-        return sorted(scored, key=lambda e: -e.score)[:count]
+        return sorted(scored, key=lambda e: -(e.score or 0.0))[:count]
 
     def admit_constants(self, chosen: list[Checked]) -> None:
         """Add entries for those that are new and keep the laws. They are the next that `score` is for."""
