@@ -1,7 +1,7 @@
 """MAP-Elites: its settings, and its archive, a grid whose cells each hold the best objective of one kind of behaviour.
 
-QDax has this algorithm for JAX too. It requires TensorFlow Probability, for which users report that its releases fail to import under
-JAX 0.7 and later.
+QDax has this algorithm for JAX too. It requires TensorFlow Probability, of which users report that its releases cannot be
+imported under JAX 0.7 and later.
 """
 
 from __future__ import annotations
