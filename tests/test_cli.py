@@ -636,6 +636,7 @@ def test_flags_known_without_jax_are_those_of_the_parser(command, capsys):
         "program_small",
         "pbt_small",
         "map_elites_small",
+        "whole_life_small",
     )
     for words in families if command == "meta-train" else ("",):
         with pytest.raises(SystemExit):

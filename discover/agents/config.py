@@ -15,7 +15,8 @@ from discover.agents.recurrent import CELLS
 MAX_UPDATES = 2**22
 
 
-NETWORKS = ("auto", "mlp", "cnn", "impala", "table", *CELLS)
+Network = Literal["auto", "mlp", "cnn", "impala", "table", "gru", "mingru"]
+NETWORKS: tuple[str, ...] = get_args(Network)
 CLIP = {"together": "joint", "apart": "separate"}  # in version 0.1
 
 
@@ -44,9 +45,7 @@ class AgentConfig:
     max_update: float | None = None  # of every element of Adam's direction, before the learning rate; None: as it is
     hidden: tuple[int, ...] = (64, 64)  # layer sizes of the actor and of the critic (separate networks)
     activation: Literal["tanh", "relu", "swish"] = "tanh"  # of the hidden layers
-    network: Literal["auto", "mlp", "cnn", "impala", "table", "gru", "mingru"] = (
-        "auto"  # auto: a CNN for images, a table for numbered states; gru, mingru: a recurrent cell behind either
-    )
+    network: Network = "auto"  # auto: a CNN for images, a table for numbered states; gru, mingru: a recurrent cell too
     sequence: int | None = None  # steps of the sequences in minibatches of recurrent networks; None: num_steps
     products: Literal["float32", "bfloat16"] = "float32"  # factors of dense layers are rounded to; sums are float32
     normalise_obs: bool = False  # by their running mean and deviation

@@ -30,9 +30,7 @@ class MapElitesConfig(SearchConfig):
     descriptors: tuple[str, ...] = ("log_kl", "entropy")  # of behaviour, by name, or yours as module:NAME
     grid: tuple[int, ...] = (8, 8)  # cells along each descriptor
     bounds: tuple[float, ...] = ()  # low and high of each descriptor in turn; empty: the descriptors' own
-    start_sigma: float = (
-        0.5  # standard deviation of the first candidates' leaves around the start; candidate 0 is the start
-    )
+    start_sigma: float = 0.5  # standard deviation of the first candidates around the start; candidate 0 is the start
     iso_sigma: float = 0.1  # standard deviation of the perturbation of each leaf of a parent
     line_sigma: float = 0.2  # standard deviation of the step towards a second parent, in units of their difference
 
