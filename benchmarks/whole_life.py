@@ -1,11 +1,12 @@
 """Meta-gradients through whole lives: exactness, memory, time, and how large they are. `python -m benchmarks.whole_life`
 
 The agent is that of CartPole (4 environments, 128 steps, 16 gradient steps an update), the objective a time-aware soft clip with
-the weights around it. Three ways through a life of N updates:
+the weights around it. Four ways through a life of N updates:
 
     plain          reverse mode through a scan: everything is stored
     each update    one checkpoint for each update: N agents are stored
     recursive      `checkpointed_scan` with its base: about k log_k N agents are stored
+    recursive, mixed    the same, with forward over reverse mode through each gradient step: what the search does
 
 `error` is |g - g_plain| / |g_plain| in float64. `temp_mb` is what the compiler plans for temporaries, `rss_mb` how far the memory
 of a process of its own rises while the program runs, and `seconds` the shortest of several runs, in turns in one process.
@@ -33,6 +34,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks.record import ROOT, provenance
 from discover.agents.agent import Agent
 from discover.agents.config import AgentConfig
+from discover.agents.mixed_mode import differentiated
 from discover.agents.objectives import as_arrays
 from discover.runs import recipes
 from discover.runs.store import write_text
@@ -42,6 +44,7 @@ from envs import make
 OUT = ROOT / "benchmarks/results/whole-life.json"
 SEED = 20_261_128
 BASE = WholeLifeConfig().base
+WAYS = ("plain", "each update", "recursive", "recursive, mixed")
 LENGTHS = (16, 64, 256)
 GROWTH = (1, 2, 4, 8, 16, 32, 64)
 SEEDS = 6
@@ -71,8 +74,9 @@ def life(way: str, updates: int, env: str = "CartPole-v1", **agent: Any) -> tupl
     objective = as_arrays(recipe.template())
     kind = PlainLife if way == "plain" else WholeLife
     base = max(updates, 2) if way == "each update" else BASE
-    found = Agent.fit(make(env)[0], config, objective)
-    return kind(WholeLifeConfig(base=base), found, updates), objective
+    mode = "mixed" if way == "recursive, mixed" else "reverse"
+    found = differentiated(Agent.fit(make(env)[0], config, objective), mode)
+    return kind(WholeLifeConfig(base=base, differentiation=mode), found, updates), objective
 
 
 def program(whole: WholeLife) -> Any:
@@ -94,12 +98,12 @@ def wide(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def error(updates: int) -> dict[str, Any]:
+def error(way: str, updates: int) -> dict[str, Any]:
     """Of the recursive gradient against the plain one, in float64."""
     with jax.enable_x64(True):
         found = []
-        for way in ("plain", "recursive"):
-            whole, objective = life(way, updates)
+        for each in ("plain", way):
+            whole, objective = life(each, updates)
             task, state = newborn(whole)  # the environment computes in float32
             state = state.replace(params=wide(state.params), opt_state=wide(state.opt_state))
             found.append(np.asarray(jax.jit(program(whole))(wide(objective), task, state)))
@@ -133,7 +137,7 @@ def _peak_mb() -> float:
 def seconds(updates: int, repeats: int) -> dict[str, Any]:
     """The shortest of several runs of each way, in turns."""
     ways, times = {}, {}
-    for way in ("plain", "each update", "recursive"):
+    for way in WAYS:
         whole, objective = life(way, updates)
         arguments = (objective, *newborn(whole))
         compiled = jax.jit(program(whole)).lower(*arguments).compile()
@@ -155,7 +159,7 @@ def seconds(updates: int, repeats: int) -> dict[str, Any]:
 
 def growth(env: str, agent: str) -> dict[str, Any]:
     """Norms of the gradients of single lives, by length: one program, whose agents do not change after their lifetime."""
-    whole, objective = life("recursive", GROWTH[-1], env, **AGENTS[agent])
+    whole, objective = life("recursive, mixed", GROWTH[-1], env, **AGENTS[agent])
     task, _ = newborn(whole)
     states = jax.vmap(lambda seed: newborn(whole, seed)[1])(jnp.arange(SEEDS))
     run = jax.jit(jax.vmap(program(whole), in_axes=(None, None, 0)))
@@ -175,9 +179,9 @@ def growth(env: str, agent: str) -> dict[str, Any]:
 def jobs(quick: bool) -> dict[str, tuple[str, dict[str, Any]]]:
     """Name of a row -> (function, arguments)."""
     lengths = LENGTHS[:1] if quick else LENGTHS
-    found: dict[str, tuple[str, dict[str, Any]]] = {"error 16": ("error", {"updates": 16})}
+    found = {f"error {way} 16": ("error", {"way": way, "updates": 16}) for way in WAYS[2:]}
     for updates in lengths:
-        for way in ("plain", "each update", "recursive"):
+        for way in WAYS:
             runs = way != "plain" or updates < 256  # ten gigabytes
             found[f"memory {way} {updates}"] = ("memory", {"way": way, "updates": updates, "runs": runs})
     for updates in lengths[:2]:

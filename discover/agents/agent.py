@@ -94,6 +94,7 @@ class Agent:
     heads: Heads | None = None  # what its critic predicts in place of a vector, of `Objective.heads`
     target_share: float | None = None  # of `Objective.target_share`
     init_memory: Callable[[], PyTree] = Objective.init_state  # the objective's own state at birth
+    learning: type[Learner] = Learner  # its gradient steps: a subclass has another derivative program
 
     def __post_init__(self):
         if not isinstance(self.env, Capabilities):
@@ -225,7 +226,7 @@ class Agent:
 
     @cached_property
     def learner(self) -> Learner:
-        return Learner(self.networks, self.config, self.shards, self._row_shards, self.plan.flat_rows)
+        return self.learning(self.networks, self.config, self.shards, self._row_shards, self.plan.flat_rows)
 
     def task(self, env_params: PyTree, total_steps: int) -> Task:
         """A life of as many whole rollouts as `total_steps` holds."""

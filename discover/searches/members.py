@@ -11,6 +11,7 @@ import numpy as np
 
 import learned_objectives as lo
 from discover.agents.agent import Agent, diverged
+from discover.agents.mixed_mode import differentiated
 from discover.agents.objectives import as_arrays, resolve_objective
 from discover.devices import parallel
 from discover.devices.parallel import to_default_device
@@ -51,7 +52,7 @@ class Members:
                 )
         elif self.curriculum.kind == "plr" and self._antagonist is not None:
             Agent.fit(env, problem.recipe.agent, self._antagonist, problem.plan)  # raises here, with a sentence
-        self.meta = MetaGrad(c, setting.agent)
+        self.meta = MetaGrad(c, differentiated(setting.agent, c.differentiation))
         if not is_ours(ESTIMATORS[c.estimator]):
             self._check_estimator()
         self.group = problem.chunk or c.members  # members that are together in a device's program

@@ -24,6 +24,7 @@ from flax import struct
 from discover.agents import rollout as ro
 from discover.agents.agent import Agent, AgentState, diverged
 from discover.agents.config import AgentConfig
+from discover.agents.mixed_mode import require_mode
 from discover.devices.plan import Plan
 from discover.plugins import blame
 from discover.searches.config import SearchConfig
@@ -59,6 +60,7 @@ class MetaGradConfig(SearchConfig):
     policy_target_coef: float = 0.005  # b2, keeps its targets small
     prediction_target_coef: float = 0.001  # b3
     bootstrap_updates: int = 4  # L, how far ahead of the agent the target of "bootstrapped" is
+    differentiation: Literal["reverse", "mixed"] = "reverse"  # through gradient steps; mixed: forward over reverse mode
     mixing: float = 1.0  # of "mixed": the loss after k of the K updates has a weight in proportion to mixing ** (K - k)
 
     unit: ClassVar[str] = "members"
@@ -68,6 +70,7 @@ class MetaGradConfig(SearchConfig):
 
     def __post_init__(self):
         ESTIMATORS.require(self.estimator)
+        require_mode(self.differentiation)
         if self.chunk is None:
             raise ValueError("search.chunk must be at least 1, or 'auto', and is None.")
         self.check_chunk()
@@ -159,9 +162,8 @@ class MetaGrad:
     @property
     def rollouts(self) -> int:
         """Of a member in one window."""
-        c = self.config
-        more = {"bootstrapped": c.bootstrap_updates, "mixed": c.window - 1}
-        return c.window + 1 + more.get(c.estimator, 0)
+        more = {"bootstrapped": self.config.bootstrap_updates, "mixed": self.config.window - 1}
+        return self.config.window + 1 + more.get(self.config.estimator, 0)
 
     @cached_property
     def outer(self) -> Agent:
@@ -199,12 +201,11 @@ class MetaGrad:
         """
         task, before = member.drawn.task, member.state
         estimator = ESTIMATORS[self.config.estimator]
-        keep = estimator in EVERY_UPDATE
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(STATES))
         def update(state: AgentState, _):
             state, _, metrics = self.agent.step(objective, task, state)
-            return state, (jax.tree.map(jnp.mean, metrics), state if keep else None)
+            return state, (jax.tree.map(jnp.mean, metrics), state if estimator in EVERY_UPDATE else None)
 
         after, (metrics, states) = jax.lax.scan(update, before, None, length=self.config.window)
         env, outer = self._look(objective, jax.lax.stop_gradient(after), member, own_critic=estimator in OWN_CRITIC)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 
 from discover.agents import rollout as ro
 from discover.agents.agent import Agent, AgentState, Task, diverged, stretches
+from discover.agents.mixed_mode import require_mode
 from discover.searches.checkpointing import checkpointed_scan
 from discover.searches.config import SearchConfig
 from discover.searches.metagrad import LOOK
@@ -34,6 +35,7 @@ class WholeLifeConfig(SearchConfig):
     lives: int = 8  # agents of a meta-step, in each environment
     points: int = 1  # moments of a life whose policy gradients are averaged, evenly spaced; the last is its end
     base: int = 8  # of the recursive checkpoints: a smaller one stores less and computes more often
+    differentiation: Literal["mixed", "reverse"] = "mixed"  # through gradient steps; mixed: forward over reverse mode
     learning_rate: float = 0.01  # of Adam on the objective's leaves
     max_life_grad_norm: float | None = 1.0  # of the meta-gradient of one life; None: as it is
     max_grad_norm: float | None = None  # of the mean over lives; None: as it is
@@ -46,6 +48,7 @@ class WholeLifeConfig(SearchConfig):
 
     def __post_init__(self):
         self.check_chunk()
+        require_mode(self.differentiation)
         for name, least in (("lives", 1), ("points", 1), ("base", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"search.{name} must be at least {least}, and is {getattr(self, name)}.")

@@ -12,6 +12,7 @@ import optax
 from flax import struct
 
 import learned_objectives as lo
+from discover.agents.mixed_mode import differentiated
 from discover.agents.objectives import as_arrays
 from discover.devices import parallel
 from discover.devices.parallel import to_default_device
@@ -48,7 +49,10 @@ class WholeLifeSearch(Search):
                 "the search 'whole_life' takes advantages from the agent's own value, and this objective has none: choose "
                 "'metagrad' (--search metagrad)."
             )
-        self.lives = [WholeLife(config, each.agent, each.tasks.longest) for each in problem.settings]
+        self.lives = [
+            WholeLife(config, differentiated(each.agent, config.differentiation), each.tasks.longest)
+            for each in problem.settings
+        ]
         self.group = problem.chunk or config.lives  # lives side by side
         self.devices = parallel.devices_for(config.lives // self.group, problem.available)
 
