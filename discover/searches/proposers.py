@@ -166,22 +166,22 @@ def operation_changed(archive: Archive, nodes: list[Node]) -> list[Node]:
 
 
 def part_replaced(archive: Archive, nodes: list[Node]) -> list[Node]:
-    start, end = _stretch(archive.rng, nodes)
+    start, end = _stretch(archive.rng, nodes) or (0, len(nodes))
     new = some_expression(archive.rng, archive.variables, 2, type_of(nodes[end - 1]))
     return [*nodes[:start], *new, *nodes[end:]]
 
 
 def part_lifted(archive: Archive, nodes: list[Node]) -> list[Node]:
     """A subexpression takes the place of a larger one of its type."""
-    start, end = _stretch(archive.rng, nodes)
-    inner = _stretch(archive.rng, nodes[start:end], type_of(nodes[end - 1]))
+    start, end = _stretch(archive.rng, nodes) or (0, len(nodes))
+    inner = _stretch(archive.rng, nodes[start:end], type_of(nodes[end - 1])) or (0, end - start)
     return [*nodes[:start], *nodes[start + inner[0] : start + inner[1]], *nodes[end:]]
 
 
 def crossed(archive: Archive, nodes: list[Node]) -> list[Node]:
     """A subexpression of another winner takes the place of one of the same type."""
     other = nodes_of(parent(archive).program)
-    start, end = _stretch(archive.rng, nodes)
+    start, end = _stretch(archive.rng, nodes) or (0, len(nodes))
     found = _stretch(archive.rng, other, type_of(nodes[end - 1]))
     return nodes if found is None else [*nodes[:start], *other[slice(*found)], *nodes[end:]]
 
