@@ -49,7 +49,7 @@ LENGTHS = (16, 64, 256)
 GROWTH = (1, 2, 4, 8, 16, 32, 64)
 SEEDS = 6
 AGENTS = {
-    "adam": {},
+    "adam": {"adam_eps": 1e-5},
     "adam, eps 1e-3": {"adam_eps": 1e-3},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
 }
@@ -70,7 +70,7 @@ class PlainLife(WholeLife):
 def life(way: str, updates: int, env: str = "CartPole-v1", **agent: Any) -> tuple[WholeLife, Any]:
     """(a life of one of the three ways, the objective)."""
     recipe = recipes.whole_life_small()
-    config = AgentConfig(**(vars(recipe.agent) | agent))
+    config = AgentConfig(**(vars(recipe.agent) | {"adam_eps": 1e-5} | agent))
     objective = as_arrays(recipe.template())
     kind = PlainLife if way == "plain" else WholeLife
     base = max(updates, 2) if way == "each update" else BASE
