@@ -2,7 +2,8 @@
 
 `discover.distil` writes each objective as formulas, once for each seed. The report has, for each objective, the front of all
 seeds; for each seed the least error of formulas of at most 8, 16 and 24 operations; and the errors of the formulas of PPO and
-DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are.
+DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are. "error without time" is
+the least that a formula can have that does not read the time.
 
 The error is the root mean square of the difference in values and in slopes, each over the root mean square of the drift's own.
 "elsewhere" is at other log r and A than those of the fit.
@@ -48,6 +49,16 @@ def known_formulas(name: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def error_without_time(name: str) -> float:
+    """The error of the mean of a drift over n/N and N: the least of any formula that does not read the time."""
+    samples = samples_of(resolve_objective(name).drift)  # type: ignore[attr-defined]
+    pairs = np.stack([samples.variables[v].value for v in ("log_r", "A")])
+    place = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+    mean = lambda y: (np.bincount(place, y) / np.bincount(place))[place]
+    parts = ((samples.value, samples.value_scale), (samples.slope, samples.slope_scale))
+    return float(np.sqrt(sum(np.mean(((y - mean(y)) / scale) ** 2) for y, scale in parts) / 2.0))
+
+
 def front_from(folder: Path, name: str, config: DistilConfig) -> Front:
     """The front of an objective, from disk where it is there."""
     what = json.dumps([identity(resolve_objective(name)), dataclasses.asdict(config)])
@@ -72,6 +83,7 @@ def report_of(name: str, fronts: dict[int, Front]) -> dict[str, Any]:
         "front of all seeds": [every[each.text]._asdict() for each in joint],
         "least error by seed and most operations": least,
         "known formulas": known_formulas(name),
+        "error without time": error_without_time(name),
         "texts proposed": {seed: front.proposed for seed, front in fronts.items()},
         "structures fitted": {seed: front.fitted for seed, front in fronts.items()},
     }
