@@ -2,8 +2,8 @@
 
 `discover.distil` writes each objective as formulas, once for each seed. The report has, for each objective, the front of all
 seeds; for each seed the least error of formulas of at most 8, 16 and 24 operations; and the errors of the formulas of PPO and
-DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are. "error without time" is
-the least that a formula can have that does not read the time.
+DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are. "error without time"
+is the least that a formula can have that does not read the time.
 
 The error is the root mean square of the difference in values and in slopes, each over the root mean square of the drift's own.
 "elsewhere" is at other log r and A than those of the fit.
