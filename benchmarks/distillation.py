@@ -1,21 +1,24 @@
-"""How few operations write a searched drift: `python -m benchmarks.distillation`.
+"""How few operations write a searched drift: `python -m benchmarks.distillation`, again to go on.
 
 `discover.distil` writes each objective as formulas, once for each seed. The report has, for each objective, the front of all
 seeds; for each seed the least error of formulas of at most 8, 16 and 24 operations; and the errors of the formulas of PPO and
-DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are.
+DPO with their own constants, and with constants that are fitted to the drift as those of the formulas are. "error without time"
+is the least that a formula can have that does not read the time.
 
 The error is the root mean square of the difference in values and in slopes, each over the root mean square of the drift's own.
 "elsewhere" is at other log r and A than those of the fit.
 
-Writes benchmarks/results/distillation.json and distillation.png.
+Fronts are kept in runs/distillation. Writes benchmarks/results/distillation.json after each objective, and distillation.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +49,27 @@ def known_formulas(name: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def report_of(name: str, fronts: dict[int, Front], seconds: dict[int, float]) -> dict[str, Any]:
+def error_without_time(name: str) -> float:
+    """The error of the mean of a drift over n/N and N: the least of any formula that does not read the time."""
+    samples = samples_of(resolve_objective(name).drift)  # type: ignore[attr-defined]
+    pairs = np.stack([samples.variables[v].value for v in ("log_r", "A")])
+    place = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+    mean = lambda y: (np.bincount(place, y) / np.bincount(place))[place]
+    parts = ((samples.value, samples.value_scale), (samples.slope, samples.slope_scale))
+    return float(np.sqrt(sum(np.mean(((y - mean(y)) / scale) ** 2) for y, scale in parts) / 2.0))
+
+
+def front_from(folder: Path, name: str, config: DistilConfig) -> Front:
+    """The front of an objective, from disk where it is there."""
+    what = json.dumps([identity(resolve_objective(name)), dataclasses.asdict(config)])
+    path = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        distil(name, config).save(path)
+    return Front.load(path)
+
+
+def report_of(name: str, fronts: dict[int, Front]) -> dict[str, Any]:
     """The fronts by seed."""
     every = {f.text: f for front in fronts.values() for f in front.formulas}
     joint = front_of([Formula(f.text, f.operations, f.error) for f in every.values()])
@@ -60,9 +83,9 @@ def report_of(name: str, fronts: dict[int, Front], seconds: dict[int, float]) ->
         "front of all seeds": [every[each.text]._asdict() for each in joint],
         "least error by seed and most operations": least,
         "known formulas": known_formulas(name),
+        "error without time": error_without_time(name),
         "texts proposed": {seed: front.proposed for seed, front in fronts.items()},
         "structures fitted": {seed: front.fitted for seed, front in fronts.items()},
-        "seconds": seconds,
     }
 
 
@@ -70,19 +93,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("objectives", nargs="*", default=list(OBJECTIVES), help="names, files or directories of runs")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fronts", type=Path, default=ROOT / "runs/distillation", help="where fronts are kept")
     parser.add_argument("--generations", type=int, default=DistilConfig.generations)
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error("at least one seed is needed.")
     report: dict[str, Any] = provenance() | {"generations": args.generations, "objectives": {}}
     for name in args.objectives:
-        fronts, seconds = {}, {}
+        fronts = {}
         for seed in range(args.seeds):
-            began = time.monotonic()
-            fronts[seed] = distil(name, DistilConfig(generations=args.generations, seed=seed))
-            seconds[seed] = round(time.monotonic() - began, 1)
-            print(f"{name}, seed {seed}, {seconds[seed]:.0f} s\n{fronts[seed].table()}", flush=True)
-        report["objectives"][name] = report_of(name, fronts, seconds)
+            fronts[seed] = front_from(args.fronts, name, DistilConfig(generations=args.generations, seed=seed))
+            print(f"{name}, seed {seed}\n{fronts[seed].table()}", flush=True)
+        report["objectives"][name] = report_of(name, fronts)
         text = json.dumps(report, indent=1)
         write_text(ROOT / "benchmarks/results/distillation.json", text + "\n")
     fronts = {name: each["front of all seeds"] for name, each in report["objectives"].items()}

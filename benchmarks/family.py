@@ -3,7 +3,7 @@
 Members are drifts, classes of Mirror that change something beside the drift, and PPO under other optimisers. All have the agents
 of `usual_setup`, which are tuned for PPO with Adam alone, the same budget and the same keys. A rate that suits Adam does not suit
 another optimiser: each of those has the one of a few factors on Adam's rate that returns most with other seeds. HLGaussMirror,
-whose values must be within its bins, has scaled rewards. Everything else has its default settings.
+whose values must be within its bins, has scaled rewards, and so has a PPO beside it. Everything else has its default settings.
 
 The report has for each member and environment the IQM of the final return with its 95 % bootstrap interval over seeds, and
 P(better than PPO) with its own. "CartPole-v1" has 131,072 steps, "Breakout-MinAtar" 262,144.
@@ -51,7 +51,7 @@ class Member:
     factors: tuple[float, ...] = (1.0,)  # on the usual learning rate, that are tried
 
 
-OTHER_RATES = (0.1, 0.3, 1.0)
+OTHER_RATES = (0.3, 1.0, 3.0, 10.0)
 MEMBERS = {
     "ppo": Member("ppo", "clip 0.2"),
     "a2c": Member("a2c", "no drift"),
@@ -67,6 +67,7 @@ MEMBERS = {
     "ta_lpo": Member("ta_lpo", "searched clips that depend on time"),
     "lpo_2026_11": Member("lpo_2026_11", "searched network; Breakout was in its search"),
     "ta_lpo_2026_11": Member("ta_lpo_2026_11", "searched network that depends on time; Breakout was in its search"),
+    "scaled rewards": Member("ppo", "clip 0.2, scaled rewards", {"normalise_reward": True}),
     "hl-gauss": Member(lo.HLGaussMirror(), "critic of 51 bins, scaled rewards", {"normalise_reward": True}),
     "group": Member(lo.GroupMirror(), "mean over environments as the baseline, no critic"),
     "munchausen": Member(lo.MunchausenMirror(), "scaled log-probability added to the reward"),
@@ -75,7 +76,7 @@ MEMBERS = {
     "dropout": Member(lo.DropoutMirror(), "clip 0.2, samples with |r - 1| > 0.5 dropped"),
     "rmsprop": Member("ppo", "clip 0.2, RMSProp", {"optimizer": "rmsprop"}, OTHER_RATES),
     "lion": Member("ppo", "clip 0.2, Lion", {"optimizer": "lion"}, OTHER_RATES),
-    "muon": Member("ppo", "clip 0.2, Muon", {"optimizer": "muon"}, (*OTHER_RATES, 3.0)),
+    "muon": Member("ppo", "clip 0.2, Muon", {"optimizer": "muon"}, OTHER_RATES),
 }
 
 

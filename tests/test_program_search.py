@@ -432,7 +432,7 @@ def test_a_program_that_no_variant_beats_stays_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_that_varies_constants_continues_as_the_whole_one(tmp_path):
-    recipe = replace(SMALL, search=replace(SMALL.search, variants=2, varied=2))
+    recipe = replace(SMALL, total_steps=4096, search=replace(SMALL.search, variants=3, varied=3))
     whole, result = outcome(with_archive(recipe, tmp_path / "whole"), tmp_path / "whole")
     parts = with_archive(recipe, tmp_path / "parts")
     outcome(replace(parts, generations=2), tmp_path / "parts")
